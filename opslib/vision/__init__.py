@@ -1,0 +1,1 @@
+"""Runs where the model runs: torch, torchvision, PIL and the standard library; never boto3."""
