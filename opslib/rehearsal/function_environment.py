@@ -1,0 +1,279 @@
+"""One execution environment of a Lambda function: a process under AWS's runtime client, for one event at a time.
+
+It keeps Lambda's own words and times: START, END and REPORT lines, ten seconds of initialisation, the time-out, the
+memory limit, and the payload that each way of failing gives. Sources: docs.aws.amazon.com/lambda/latest/dg/
+lambda-runtime-environment.html, python-logging.html and troubleshooting-invocation.html.
+"""
+
+import json
+import math
+import queue
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psutil
+
+from opslib.rehearsal.keeper import Process, start_process
+from opslib.rehearsal.runtime_api import MAX_RESPONSE_BYTES, Invocation, Message, RuntimeApi
+
+INIT_SECONDS = 10.0
+"""Longest initialisation that is not counted as part of the first invocation."""
+
+TICK_SECONDS = 0.05
+"""How often memory and output are looked at while a handler runs."""
+
+TAIL_BYTES = 4096
+"""How much of the log goes back with LogType=Tail."""
+
+_TO_FILE = 'log=$0; exec "$@" >>"$log" 2>&1'
+"""Output goes to a file, not a pipe: what a handler printed before it answered is there when its answer is."""
+
+
+@dataclass(frozen=True)
+class FunctionVersion:
+    """What an environment runs: code, handler, limits and the variables of its process."""
+
+    arn: str
+    version: str
+    handler: str
+    timeout_seconds: int
+    memory_mb: int
+    python: Path
+    task_root: Path
+    variables: Callable[[str], dict[str, str]] = field(repr=False)
+    """Makes the variables from the log stream's name when an environment starts, because credentials expire."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an invocation ended: the payload, X-Amz-Function-Error (or nothing) and the end of the log."""
+
+    payload: bytes
+    function_error: str
+    log_tail: bytes
+
+
+class _Failed(Exception):  # noqa: N818 - it becomes a reply of Lambda's, never an error of ours
+    """The environment cannot go on: the payload for the caller, the line for the log, the status for REPORT."""
+
+    def __init__(self, payload: bytes, log_line: str, status: str) -> None:
+        super().__init__(log_line)
+        self.payload = payload
+        self.log_line = log_line
+        self.status = status
+
+
+class FunctionEnvironment:
+    """A process of one function version, with its Runtime API, its log stream and a directory of its own."""
+
+    def __init__(self, function: FunctionVersion, stream: str, write_log: Callable[[Sequence[str]], None]) -> None:
+        """Prepare the environment; its process starts with the first invocation.
+
+        `write_log` receives the events of the log stream called `stream`, in order.
+        """
+        self.function = function
+        self.usable = True
+        self.last_used = time.monotonic()
+        self._stream = stream
+        self._write_log = write_log
+        self._directory = Path(tempfile.mkdtemp(prefix="opslib-function-"))
+        self._output = self._directory / "output.log"
+        self._output.touch()
+        self._api = RuntimeApi()
+        self._process: Process | None = None
+        self._read_bytes = 0
+        self._peak_bytes = 0
+        self._log: list[str] = []
+
+    def invoke(self, request_id: str, payload: bytes, client_context: str = "") -> Outcome:
+        """Run the handler on one event and wait for what comes of it."""
+        self._log = []
+        started, init_seconds, ready = time.monotonic(), 0.0, True
+        reply, function_error, status = b"", "", ""
+        try:
+            if self._process is None:
+                ready = self._initialise(request_id)
+                init_seconds = min(time.monotonic() - started, INIT_SECONDS)
+            self._say(f"START RequestId: {request_id} Version: {self.function.version}")
+            started = time.monotonic()
+            invocation = self._invocation(request_id, payload, client_context)
+            reply, function_error = self._run(invocation, ready)
+        except _Failed as failure:
+            reply, function_error, status = failure.payload, "Unhandled", failure.status
+            self._give_up(request_id, failure)
+        self._end(request_id, time.monotonic() - started, init_seconds, status)
+        self.last_used = time.monotonic()
+        return Outcome(reply, function_error, "".join(self._log).encode()[-TAIL_BYTES:])
+
+    def close(self) -> None:
+        """Kill the process and everything that it started, and remove the environment's files."""
+        self.usable = False
+        if self._process:
+            self._process.kill()
+            self._process.wait()
+        self._api.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _initialise(self, request_id: str) -> bool:
+        """Start the process and wait until it asks for an event; False when ten seconds are not enough."""
+        temporary = self._directory / "tmp"
+        temporary.mkdir()
+        self._process = start_process(
+            [
+                "/bin/sh",
+                "-c",
+                _TO_FILE,
+                self._output,
+                self.function.python,
+                "-m",
+                "awslambdaric",
+                self.function.handler,
+            ],
+            env=self.function.variables(self._stream)
+            | {"AWS_LAMBDA_RUNTIME_API": self._api.address, "TMPDIR": str(temporary), "HOME": str(temporary)},
+            cwd=self.function.task_root,
+        )
+        ready = self._wait_for_message(request_id, time.monotonic() + INIT_SECONDS) is not None
+        self._read_output()
+        return ready
+
+    def _invocation(self, request_id: str, payload: bytes, client_context: str) -> Invocation:
+        deadline_ms = math.floor((time.time() + self.function.timeout_seconds) * 1000)
+        return Invocation(request_id, payload, deadline_ms, self.function.arn, client_context)
+
+    def _run(self, invocation: Invocation, ready: bool) -> tuple[bytes, str]:
+        deadline = time.monotonic() + self.function.timeout_seconds
+        if not ready and self._wait_for_message(invocation.request_id, deadline) is None:
+            raise _timed_out(invocation.request_id, self.function.timeout_seconds)
+        self._api.send(invocation)
+        message = self._wait_for_message(invocation.request_id, deadline)
+        if message is None:
+            raise _timed_out(invocation.request_id, self.function.timeout_seconds)
+        if message.kind == "too_large":
+            raise _too_large()
+        return message.payload, "Unhandled" if message.kind == "error" else ""
+
+    def _wait_for_message(self, request_id: str, deadline: float) -> Message | None:
+        """Return what the runtime says next, or None at the deadline (of time.monotonic)."""
+        while True:
+            message = self._next_message(min(TICK_SECONDS, max(0.001, deadline - time.monotonic())))
+            if message and message.kind == "init_error":
+                raise _init_failed(message.payload)
+            if message:
+                return message
+            self._look(request_id)
+            if time.monotonic() >= deadline:
+                return None
+
+    def _next_message(self, timeout_seconds: float) -> Message | None:
+        try:
+            return self._api.messages.get(timeout=timeout_seconds)
+        except queue.Empty:
+            return None
+
+    def _look(self, request_id: str) -> None:
+        """Notice a process that has ended or that holds more memory than it may."""
+        self._read_output()
+        if self._measure() > self.function.memory_mb * 2**20:
+            self._process.kill()
+            self._process.wait()
+        code = self._process.poll()
+        if code is not None and self._api.messages.empty():
+            raise _exited(request_id, code)
+
+    def _measure(self, *, with_children: bool = True) -> int:
+        """Return the bytes that the process and its children hold, and keep the peak.
+
+        To find children every process of the machine is looked at, which takes longer than a warm invocation.
+        """
+        try:
+            process = psutil.Process(self._process.pid)
+            children = process.children(recursive=True) if with_children else []
+            held = sum(one.memory_info().rss for one in [process, *children])
+        except psutil.NoSuchProcess:
+            return 0
+        self._peak_bytes = max(self._peak_bytes, held)
+        return held
+
+    def _give_up(self, request_id: str, failure: _Failed) -> None:
+        if not any(line.startswith("START ") for line in self._log):
+            self._say(f"START RequestId: {request_id} Version: {self.function.version}")
+        self._read_output()
+        if failure.log_line:
+            self._say(failure.log_line)
+        self.close()
+
+    def _end(self, request_id: str, seconds: float, init_seconds: float, status: str) -> None:
+        if self.usable:
+            self._measure(with_children=False)
+            self._read_output(whole=True)
+        milliseconds = 1000 * min(seconds, self.function.timeout_seconds)
+        fields = [
+            f"REPORT RequestId: {request_id}",
+            f"Duration: {milliseconds:.2f} ms",
+            f"Billed Duration: {math.ceil(milliseconds + 1000 * init_seconds)} ms",
+            f"Memory Size: {self.function.memory_mb} MB",
+            f"Max Memory Used: {min(math.ceil(self._peak_bytes / 2**20), self.function.memory_mb)} MB",
+        ]
+        if init_seconds:
+            fields.append(f"Init Duration: {1000 * init_seconds:.2f} ms")
+        if status:
+            fields.append(f"Status: {status}")
+        self._say(f"END RequestId: {request_id}", "\t".join(fields) + "\t")
+
+    def _read_output(self, *, whole: bool = False) -> None:
+        """Move what the process wrote since the last look to the log; `whole`: also a last line without its end."""
+        with self._output.open("rb") as stream:
+            stream.seek(self._read_bytes)
+            new = stream.read()
+        complete = len(new) if whole else new.rfind(b"\n") + 1
+        self._read_bytes += complete
+        # The runtime client joins the lines of a traceback with \r, so that they stay one event.
+        text = new[:complete].decode("utf-8", "replace")
+        lines = [line.replace("\r", "\n") for line in text.split("\n") if line.strip()]
+        if lines:
+            self._say(*lines)
+
+    def _say(self, *lines: str) -> None:
+        events = [f"{line}\n" for line in lines]
+        self._log += events
+        self._write_log(events)
+
+
+def _error(error_type: str, message: str) -> bytes:
+    return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
+
+
+def _timed_out(request_id: str, seconds: int) -> _Failed:
+    reason = f"Task timed out after {seconds:.2f} seconds"
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    payload = _error("Sandbox.Timedout", f"RequestId: {request_id} Error: {reason}")
+    return _Failed(payload, f"{now} {request_id} {reason}\n", "timeout")
+
+
+def _exited(request_id: str, code: int) -> _Failed:
+    if code > 128:
+        reason = f"Runtime exited with error: signal: {signal.strsignal(code - 128).lower()}"
+    elif code:
+        reason = f"Runtime exited with error: exit status {code}"
+    else:
+        reason = "Runtime exited without providing a reason"
+    told = f"RequestId: {request_id} Error: {reason}"
+    error_type = "Runtime.ExitError"
+    return _Failed(_error(error_type, told), f"{told}\n{error_type}", f"error\tError Type: {error_type}")
+
+
+def _init_failed(payload: bytes) -> _Failed:
+    return _Failed(payload, "", f"error\tError Type: {json.loads(payload).get('errorType', 'Runtime.Unknown')}")
+
+
+def _too_large() -> _Failed:
+    reason = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
+    error_type = "Function.ResponseSizeTooLarge"
+    return _Failed(_error(error_type, reason), "", f"error\tError Type: {error_type}")

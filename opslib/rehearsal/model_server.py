@@ -1,0 +1,277 @@
+"""The program inside a rehearsed endpoint's container: /ping and /invocations over the user's `inference.py`.
+
+    python -P model_server.py --socket FD      # finds SM_MODEL_DIR and the SAGEMAKER_* variables in its environment
+
+It stands for AWS's PyTorch inference container and keeps its contract: `model_fn`, `input_fn`, `predict_fn` and
+`output_fn`, or `transform_fn`, each with an optional last argument for the context; JSON and CSV bodies arrive as text,
+all others as bytes; `Accept` defaults to application/json; an exception with a `status_code` becomes that status and
+any other becomes 500, with the message and the traceback as the body (source: sagemaker-inference-toolkit,
+transformer.py). Two things are stricter: /ping answers 200 only once the model is loaded, and a model that cannot be
+loaded ends the process.
+
+It is run by path and imports nothing of opslib: the model's own `code/` directory may bring another version of it.
+"""
+
+import argparse
+import asyncio
+import importlib
+import inspect
+import os
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+TEXT_TYPES = ("application/json", "text/csv")
+"""Content types whose body is handed to `input_fn` as text, as AWS's toolkit does."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What goes back for one invocation: HTTP status, content type and body."""
+
+    status: int
+    content_type: str
+    body: bytes
+
+
+def _call(function: Callable, *arguments: Any) -> Any:
+    """Call a handler with its arguments, and with the context when it takes one more."""
+    expected = len(inspect.signature(function).parameters)
+    if expected == len(arguments) + 1:
+        return function(*arguments, SimpleNamespace(system_properties={"model_dir": os.environ["SM_MODEL_DIR"]}))
+    if expected != len(arguments):
+        raise TypeError(f"{function.__name__} takes {expected} arguments but {len(arguments)} were given.")
+    return function(*arguments)
+
+
+class Handlers:
+    """The user's functions, with AWS's defaults for those that are missing."""
+
+    def __init__(self, module: ModuleType | SimpleNamespace) -> None:
+        """Take the functions from the user's module.
+
+        Raises:
+            ValueError: `transform_fn` stands beside functions that it would replace.
+        """
+        self._transform = getattr(module, "transform_fn", None)
+        steps = ("input_fn", "predict_fn", "output_fn")
+        if self._transform and any(hasattr(module, step) for step in steps):
+            raise ValueError(
+                "Cannot use transform_fn implementation in conjunction with input_fn, predict_fn, and/or output_fn "
+                "implementation"
+            )
+        self._load = getattr(module, "model_fn", default_model_fn)
+        self._input = getattr(module, "input_fn", default_input_fn)
+        self._predict = getattr(module, "predict_fn", default_predict_fn)
+        self._output = getattr(module, "output_fn", default_output_fn)
+        self._model: Any = None
+
+    def load(self, model_dir: str) -> None:
+        """Load the model; whatever `model_fn` raises comes through."""
+        self._model = _call(self._load, model_dir)
+
+    def invoke(self, body: bytes, content_type: str, accept: str) -> Reply:
+        """Answer one request; an exception becomes an error reply and a traceback in the log."""
+        try:
+            data = body.decode() if content_type in TEXT_TYPES else body
+            result = self._run(data, content_type, accept)
+        except Exception as error:  # noqa: BLE001 - the container answers for whatever the user's code raises
+            return self._error_reply(error)
+        answer, answer_type = result if isinstance(result, tuple) else (result, accept)
+        return Reply(200, answer_type, answer.encode() if isinstance(answer, str) else bytes(answer))
+
+    def _run(self, data: bytes | str, content_type: str, accept: str) -> Any:
+        if self._transform:
+            return _call(self._transform, self._model, data, content_type, accept)
+        prediction = _call(self._predict, _call(self._input, data, content_type), self._model)
+        return _call(self._output, prediction, accept)
+
+    @staticmethod
+    def _error_reply(error: Exception) -> Reply:
+        trace = traceback.format_exc()
+        write_line(trace)
+        status = getattr(error, "status_code", 500)
+        status = status if isinstance(status, int) and 400 <= status <= 599 else 500
+        return Reply(status, "text/plain", f"{getattr(error, 'message', '') or error}\n{trace}".encode())
+
+
+def default_model_fn(model_dir: str) -> Any:
+    """Load the one TorchScript file of the directory, model.pt before any other .pt or .pth."""
+    import torch
+
+    path = Path(model_dir, "model.pt")
+    if not path.exists():
+        files = [file for file in Path(model_dir).iterdir() if file.suffix in (".pt", ".pth")]
+        if len(files) != 1:
+            names = sorted(file.name for file in files)
+            raise ValueError(f"Exactly one .pth or .pt file is required for PyTorch models: {names}")
+        path = files[0]
+    return torch.jit.load(str(path), map_location="cpu").eval()
+
+
+def default_input_fn(data: bytes | str, content_type: str) -> Any:
+    """Turn JSON, CSV or NPY into a tensor."""
+    import io
+    import json
+
+    import numpy
+    import torch
+
+    if content_type == "application/json":
+        return torch.FloatTensor(json.loads(data))
+    if content_type == "text/csv":
+        return torch.FloatTensor(numpy.genfromtxt(io.StringIO(data), dtype="float32", delimiter=","))
+    if content_type == "application/x-npy":
+        return torch.from_numpy(numpy.load(io.BytesIO(data), allow_pickle=False))
+    raise UnsupportedType(f"Content type {content_type} is not supported by this framework.", 415)
+
+
+def default_predict_fn(data: Any, model: Callable) -> Any:
+    """Run the model without gradients."""
+    import torch
+
+    with torch.no_grad():
+        return model(data)
+
+
+def default_output_fn(prediction: Any, accept: str) -> tuple[bytes | str, str]:
+    """Write the prediction as JSON or NPY."""
+    import io
+    import json
+
+    import numpy
+
+    rows = prediction.detach().cpu().numpy() if hasattr(prediction, "detach") else numpy.asarray(prediction)
+    for wanted in (part.split(";")[0].strip() for part in accept.split(",")):
+        if wanted in ("application/json", "*/*"):
+            return json.dumps(rows.tolist()), "application/json"
+        if wanted == "application/x-npy":
+            buffer = io.BytesIO()
+            numpy.save(buffer, rows)
+            return buffer.getvalue(), wanted
+    raise UnsupportedType(f"Content type {accept} is not supported by this framework.", 406)
+
+
+class UnsupportedType(ValueError):  # noqa: N818 - the toolkit has the same without -Error in its message
+    """The default functions cannot read the content type or write the accepted one."""
+
+    def __init__(self, message: str, status_code: int) -> None:
+        """Keep the HTTP status beside the message."""
+        super().__init__(message)
+        self.status_code = status_code
+
+
+def import_user_module(model_dir: Path) -> ModuleType | SimpleNamespace:
+    """Import the inference script: SAGEMAKER_PROGRAM in SAGEMAKER_SUBMIT_DIRECTORY, by default code/inference.py.
+
+    The submit directory goes first on sys.path, as in AWS's container, so that the script finds its neighbours.
+    Without a script the default functions serve the model alone.
+    """
+    program = os.environ.get("SAGEMAKER_PROGRAM", "inference.py")
+    directory = os.environ.get("SAGEMAKER_SUBMIT_DIRECTORY", str(model_dir / "code"))
+    if not Path(directory, program).is_file():
+        if "SAGEMAKER_PROGRAM" in os.environ:
+            raise FileNotFoundError(f"SAGEMAKER_PROGRAM {program} is not in {directory}")
+        return SimpleNamespace()
+    sys.path.insert(0, directory)
+    return importlib.import_module(program.removesuffix(".py").replace("/", "."))
+
+
+def install_requirements(model_dir: Path) -> None:
+    """Install what code/requirements.txt names, as AWS's container does before it serves."""
+    requirements = Path(os.environ.get("SAGEMAKER_SUBMIT_DIRECTORY", str(model_dir / "code")), "requirements.txt")
+    if requirements.is_file():
+        subprocess.run(["pip3", "install", "--disable-pip-version-check", "-r", str(requirements)], check=True)
+
+
+def write_line(text: str) -> None:
+    """Write to the container's log."""
+    sys.stdout.write(text.rstrip("\n") + "\n")
+    sys.stdout.flush()
+
+
+class ModelServer:
+    """The HTTP side: the model is loaded and run in one thread, because torch slows down in a second one."""
+
+    def __init__(self) -> None:
+        """Prepare the one thread of the model."""
+        self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._handlers: Handlers | None = None
+        self._server: uvicorn.Server | None = None
+        self.load_failed = False
+        self._default_accept = os.environ.get("SAGEMAKER_DEFAULT_INVOCATIONS_ACCEPT", "application/json")
+
+    async def ping(self, _request: Request) -> Response:
+        """GET /ping: 200 once the model is loaded, 503 before."""
+        return Response(status_code=200 if self._handlers else 503)
+
+    async def invocations(self, request: Request) -> Response:
+        """POST /invocations: the body through the user's functions."""
+        if not self._handlers:
+            return Response("the model is not loaded yet", 503)
+        started, body = perf_counter(), await request.body()
+        content_type = request.headers.get("content-type", "application/json")
+        accept = request.headers.get("accept", "*/*")
+        accept = self._default_accept if accept == "*/*" else accept
+        reply = await self._in_model_thread(self._handlers.invoke, body, content_type, accept)
+        write_line(f'"POST /invocations HTTP/1.1" {reply.status} {1000 * (perf_counter() - started):.0f} ms')
+        return Response(reply.body, reply.status, headers={"content-type": reply.content_type})
+
+    async def _in_model_thread(self, function: Callable, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._model_thread, function, *arguments)
+
+    def _load(self) -> Handlers:
+        model_dir = Path(os.environ["SM_MODEL_DIR"])
+        install_requirements(model_dir)
+        handlers = Handlers(import_user_module(model_dir))
+        handlers.load(str(model_dir))
+        return handlers
+
+    async def load(self) -> None:
+        """Load the model, or end the server when that fails."""
+        try:
+            self._handlers = await self._in_model_thread(self._load)
+            write_line("Model loaded; /ping answers 200.")
+        except BaseException:
+            write_line(traceback.format_exc())
+            self.load_failed = self._server.should_exit = True
+            raise
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Serve until SIGTERM; the listener takes requests at once, while the model loads."""
+        routes = [Route("/ping", self.ping), Route("/invocations", self.invocations, methods=["POST"])]
+        config = uvicorn.Config(Starlette(routes=routes), log_level="warning", access_log=False, lifespan="off")
+        self._server = uvicorn.Server(config)
+        loading = asyncio.create_task(self.load())
+        await self._server.serve(sockets=[listener])
+        loading.cancel()
+
+
+def main() -> int:
+    """Serve on the listening socket that was inherited; return 1 when the model cannot be loaded."""
+    parser = argparse.ArgumentParser(description="Serve a model as AWS's PyTorch inference container does.")
+    parser.add_argument("--socket", type=int, required=True, help="file descriptor of a listening socket")
+    server = ModelServer()
+    asyncio.run(server.serve(socket.socket(fileno=parser.parse_args().socket)))
+    if server.load_failed:
+        sys.stdout.flush()
+        os._exit(1)  # a model thread that hangs must not keep the process alive
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
