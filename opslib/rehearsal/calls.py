@@ -1,0 +1,49 @@
+"""One API call as the rehearsal's operations see it, and the errors that they answer with.
+
+An operation of the rehearsal is a function from a `Call` to the reply's members (a dict of the Python types that boto3
+shows: datetime, bytes, ...). It is registered under "service.Operation" by an extension (see `server.Extension`).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from opslib.rehearsal.identity import Principal
+
+ACCOUNT_ID = "000000000000"
+"""The account of every rehearsal: no real account has this id, so nobody takes a rehearsal for AWS."""
+
+
+class ServiceError(Exception):
+    """The answer of a service that refuses a call; botocore raises it in the client as ClientError.
+
+    `members` are the further members of the error's structure, e.g. OriginalStatusCode of ModelError.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 400, members: Mapping[str, Any] | None = None) -> None:
+        super().__init__(f"{code}: {message}")
+        self.code = code
+        self.message = message
+        self.status = status
+        self.members = dict(members or {})
+
+
+@dataclass(frozen=True)
+class Call:
+    """An authenticated, validated and permitted call."""
+
+    service: str
+    operation: str
+    params: dict[str, Any]
+    principal: "Principal"
+    region: str
+    request_id: str
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def arn(self, resource: str, service: str = "") -> str:
+        """Return the ARN of a resource of this call's region, e.g. `call.arn("training-job/x")`."""
+        return f"arn:aws:{service or self.service.partition('-')[0]}:{self.region}:{ACCOUNT_ID}:{resource}"
+
+
+Operation = Callable[[Call], dict[str, Any]]

@@ -1,0 +1,323 @@
+"""Where every request enters: who is it, what is asked, may it be asked so, may they ask it; then the answer.
+
+A WSGI application in front of moto's. Operations that the rehearsal really performs (training jobs, endpoints,
+functions) are answered here; the rest, once it has passed the gate, by moto.
+"""
+
+import io
+import json
+import logging
+import re
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+from typing import Any
+from urllib.parse import parse_qs, unquote
+
+from botocore.exceptions import UnknownServiceError
+from moto.core.model import OperationModel, ServiceModel
+from moto.core.routing import get_service_router
+from moto.core.utils import get_service_model
+from moto.moto_server.werkzeug_app import BackendRequest
+from moto.s3.models import s3_backends
+from werkzeug.datastructures import EnvironHeaders
+from werkzeug.exceptions import NotFound
+
+from opslib.rehearsal.actions import Need, needs_of, s3_needs
+from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.identity import (
+    Principal,
+    find_principal,
+    require_assumable_role,
+    require_permission,
+)
+from opslib.rehearsal.protocols import JSON_PROTOCOLS, Reply, read_parameters, write_error, write_reply
+from opslib.rehearsal.signatures import Signature, SignedRequest, is_signed_with, read_signature
+from opslib.rehearsal.validation import reply_faults, validate_request, without_absent
+
+logger = logging.getLogger(__name__)
+
+Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+_SIGNED_AS = {"monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
+_FREE_ACTIONS = frozenset({"sts:GetCallerIdentity"})
+
+
+@cache
+def service_model(service: str) -> ServiceModel | None:
+    """Return botocore's model of a service, or None when it has none of that name."""
+    try:
+        return get_service_model(service)
+    except UnknownServiceError:
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _operation_model(service: str, operation: str) -> OperationModel | None:
+    model = service_model(service)
+    return model.operation_model(operation) if model and operation in model.operation_names else None
+
+
+@dataclass
+class Incoming:
+    """A request as it came, and what can be said of it without knowing any service."""
+
+    environ: dict[str, Any]
+    body: bytes
+    request_id: str
+
+    @cached_property
+    def headers(self) -> Mapping[str, str]:
+        """The headers, by any spelling of their names."""
+        return EnvironHeaders(self.environ)
+
+    @cached_property
+    def signed(self) -> SignedRequest:
+        """The parts that a signature covers."""
+        path, _, query = self.environ["REQUEST_URI"].partition("?")
+        return SignedRequest(self.environ["REQUEST_METHOD"], path, query, self.headers, self.body)
+
+    @cached_property
+    def signature(self) -> Signature | None:
+        """The signature, not yet verified."""
+        return read_signature(self.signed)
+
+    @cached_property
+    def query(self) -> dict[str, list[str]]:
+        """The query's values by name."""
+        return parse_qs(self.signed.query, keep_blank_values=True)
+
+    @cached_property
+    def form(self) -> dict[str, str]:
+        """The fields of a form body (the query protocol), the first value of each."""
+        if not self.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
+            return {}
+        return {name: values[0] for name, values in parse_qs(self.body.decode("utf-8", "replace")).items()}
+
+    @cached_property
+    def service(self) -> str:
+        """The service's name in botocore; "s3" for requests that do not say."""
+        if self.signature is None:
+            return "s3" if "X-Amz-Target" not in self.headers and not self.form else "sts"
+        name = self.signature.service
+        if name == "sagemaker" and self.signed.path.startswith("/endpoints/"):
+            return "sagemaker-runtime"
+        return _SIGNED_AS.get(name, name)
+
+    @cached_property
+    def protocol(self) -> str:
+        """The wire protocol that the client speaks."""
+        if self.headers.get("smithy-protocol") == "rpc-v2-cbor":
+            return "smithy-rpc-v2-cbor"
+        if "X-Amz-Target" in self.headers:
+            return "json"
+        if self.form:
+            return "query"
+        model = service_model(self.service)
+        return str(model.protocol) if model else "json"
+
+    @cached_property
+    def route(self) -> tuple[str, Mapping[str, str]]:
+        """The operation's name and the parameters in the path; ("", {}) when the service has no such operation."""
+        target = self.headers.get("X-Amz-Target")
+        if target:
+            return target.rpartition(".")[2], {}
+        if self.protocol == "smithy-rpc-v2-cbor":
+            return self.signed.path.rpartition("/")[2], {}
+        if self.form:
+            return self.form.get("Action", ""), {}
+        if service_model(self.service) is None:
+            return "", {}
+        return self._rest_route()
+
+    def _rest_route(self) -> tuple[str, Mapping[str, str]]:
+        try:
+            operation, parameters = get_service_router(self.service).match(BackendRequest(dict(self.environ)))
+        except (NotFound, NotImplementedError):
+            return "", {}
+        return str(operation.name), parameters
+
+    @property
+    def operation(self) -> str:
+        """The operation's name."""
+        return self.route[0]
+
+    @property
+    def bucket_and_key(self) -> tuple[str, str]:
+        """The bucket and the key of an S3 request (path style)."""
+        bucket, _, key = unquote(self.signed.path.lstrip("/")).partition("/")
+        return bucket, key
+
+
+def read_request(environ: dict[str, Any]) -> Incoming:
+    """Read a request whole; moto finds the body again in the environ."""
+    body = environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else _sized_body(environ)
+    environ.update({"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)), "wsgi.input_terminated": True})
+    environ["HTTP_X_MOTO_ACCOUNT_ID"] = ACCOUNT_ID
+    return Incoming(environ, body, str(uuid.uuid4()))
+
+
+def _sized_body(environ: dict[str, Any]) -> bytes:
+    length = environ.get("CONTENT_LENGTH") or "0"
+    return environ["wsgi.input"].read(int(length))
+
+
+class Gate:
+    """The WSGI application: `operations` are the rehearsal's own, by "service.Operation"; moto answers the others."""
+
+    def __init__(self, moto: Wsgi, operations: Mapping[str, Operation]) -> None:
+        self._moto = moto
+        self._operations = operations
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer one request."""
+        incoming = read_request(environ)
+        try:
+            reply = self._answer(incoming)
+        except ServiceError as error:
+            reply = write_error(incoming.protocol, incoming.service, _as_spoken(error, incoming), incoming.request_id)
+        headers = {**reply.headers, "Content-Length": str(len(reply.body)), "x-amzn-RequestId": incoming.request_id}
+        if environ["REQUEST_METHOD"] == "HEAD":
+            headers["Content-Length"] = reply.headers.get("Content-Length", "0")
+        start_response(f"{reply.status} {_phrase(reply.status)}", list(headers.items()))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
+
+    def _answer(self, incoming: Incoming) -> Reply:
+        principal = authenticate(incoming)
+        model = _operation_model(incoming.service, incoming.operation)
+        params = self._read_and_validate(incoming, model)
+        authorize(incoming, principal, params)
+        operation = self._operations.get(f"{incoming.service}.{incoming.operation}")
+        if operation is None or model is None:
+            return self._ask_moto(incoming, model)
+        region = incoming.signature.region if incoming.signature else "us-east-1"
+        call = Call(
+            incoming.service, incoming.operation, params, principal, region, incoming.request_id, incoming.headers
+        )  # fmt: skip
+        return _checked_reply(model, operation(call))
+
+    def _read_and_validate(self, incoming: Incoming, model: OperationModel | None) -> dict[str, Any]:
+        if model is None or incoming.protocol not in JSON_PROTOCOLS:
+            return dict(incoming.form)
+        params = read_parameters(model, incoming.body, incoming.route[1], incoming.query, incoming.headers)
+        validate_request(incoming.service, model.input_shape, params)
+        return params
+
+    def _ask_moto(self, incoming: Incoming, model: OperationModel | None) -> Reply:
+        started: list[Any] = []
+        try:
+            body = b"".join(self._moto(incoming.environ, lambda *said: started.extend(said)))
+        except NotImplementedError as error:
+            what = f"{incoming.service}:{incoming.operation}"
+            raise ServiceError("NotImplemented", f"{what} cannot be rehearsed yet", status=501) from error
+        status = int(started[0].split()[0])
+        if model is not None and incoming.protocol in JSON_PROTOCOLS and status < 300 and body:
+            body = _without_absent(model, body)
+        headers = {name: value for name, value in started[1] if name.lower() != "content-length" or not body}
+        return Reply(status, headers, body)
+
+
+def _without_absent(model: OperationModel, body: bytes) -> bytes:
+    try:
+        value = json.loads(body)
+    except ValueError:  # a payload that is not JSON, e.g. what a function returned
+        return body
+    return json.dumps(without_absent(model.output_shape, value)).encode()
+
+
+def _checked_reply(model: OperationModel, members: dict[str, Any]) -> Reply:
+    members = {name: value for name, value in members.items() if value is not None}
+    faults = reply_faults(model.output_shape, members)
+    if faults:
+        logger.error("the rehearsal's reply to %s is not AWS's: %s", model.name, faults)
+        raise ServiceError("InternalFailure", f"the rehearsal's reply does not fit its model: {faults}", status=500)
+    return write_reply(model, members)
+
+
+def _phrase(status: int) -> str:
+    return {200: "OK", 204: "No Content", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}.get(status, "Status")
+
+
+def authenticate(incoming: Incoming) -> Principal:
+    """Return who signed a request.
+
+    Raises:
+        ServiceError: it is not signed, with an unknown or expired key, or with another secret than the key's.
+    """
+    signature = incoming.signature
+    if signature is None:
+        raise ServiceError("MissingAuthenticationToken", "Request is missing Authentication Token", status=403)
+    principal = find_principal(signature.access_key_id)
+    if principal is None or principal.token != signature.token:
+        raise ServiceError("InvalidClientTokenId", "The security token included in the request is invalid.", status=403)
+    if signature.has_expired:
+        raise ServiceError("AccessDenied", "Request has expired", status=403)
+    if principal.has_expired:
+        raise ServiceError("ExpiredToken", "The security token included in the request is expired", status=403)
+    if not is_signed_with(principal.secret, incoming.signed, signature):
+        message = "The request signature we calculated does not match the signature you provided."
+        raise ServiceError("SignatureDoesNotMatch", message, status=403)
+    return principal
+
+
+def authorize(incoming: Incoming, principal: Principal, params: Mapping[str, Any]) -> None:
+    """Refuse a call that IAM does not allow.
+
+    Raises:
+        ServiceError: AccessDenied, in AWS's words.
+    """
+    region = incoming.signature.region if incoming.signature else ""
+    # The loopback interface counts as a secure transport: nothing else can listen in on it.
+    context = {"aws:securetransport": ["true"], "aws:requestedregion": [region]}
+    policy = ""
+    if incoming.service == "s3":
+        needs, policy = _s3_needs(incoming), _bucket_policy(incoming.bucket_and_key[0])
+    else:
+        needs = needs_of(incoming.service, incoming.operation, params, region)
+    for need in needs:
+        if need.action not in _FREE_ACTIONS:
+            require_permission(principal, need, context, policy)
+    if incoming.service == "sts" and incoming.operation == "AssumeRole":
+        require_assumable_role(principal, params)
+
+
+def _s3_needs(incoming: Incoming) -> list[Need]:
+    bucket, key = incoming.bucket_and_key
+    if incoming.operation == "DeleteObjects":
+        keys = re.findall(rb"<Key>(.*?)</Key>", incoming.body, re.DOTALL)
+        return [need for one in keys for need in s3_needs("DeleteObject", bucket, one.decode(), {})]
+    needs = s3_needs(incoming.operation, bucket, key, incoming.query)
+    source = unquote(incoming.headers.get("x-amz-copy-source", "")).partition("?")[0].lstrip("/")
+    if source:
+        needs += s3_needs("GetObject", *source.partition("/")[::2], {})
+    return needs
+
+
+def _bucket_policy(bucket: str) -> str:
+    known = s3_backends[ACCOUNT_ID]["aws"].buckets.get(bucket)
+    return known.policy.decode() if known is not None and known.policy else ""
+
+
+_JSON_CODES = {
+    "MissingAuthenticationToken": "MissingAuthenticationTokenException",
+    "InvalidClientTokenId": "UnrecognizedClientException",
+    "ExpiredToken": "ExpiredTokenException",
+    "SignatureDoesNotMatch": "InvalidSignatureException",
+    "AccessDenied": "AccessDeniedException",
+}
+_XML_CODES = {"AccessDeniedException": "AccessDenied"}
+_S3_ANSWERS = {
+    "MissingAuthenticationToken": ("AccessDenied", "Access Denied"),
+    "InvalidClientTokenId": ("InvalidAccessKeyId", "The AWS Access Key Id you provided does not exist in our records."),
+}
+
+
+def _as_spoken(error: ServiceError, incoming: Incoming) -> ServiceError:
+    """Return the error under the name that this service and protocol have for it."""
+    if incoming.service == "s3" and error.code in _S3_ANSWERS:
+        return ServiceError(*_S3_ANSWERS[error.code], status=403)
+    if incoming.protocol not in JSON_PROTOCOLS:
+        return ServiceError(_XML_CODES.get(error.code, error.code), error.message, error.status, error.members)
+    code = _JSON_CODES.get(error.code, error.code)
+    status = 400 if incoming.protocol == "json" and error.status == 403 else error.status
+    return ServiceError(code, error.message, status, error.members)

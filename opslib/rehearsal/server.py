@@ -1,0 +1,165 @@
+"""The rehearsal itself: an AWS on 127.0.0.1, in a thread of this process.
+
+    with rehearsal.start():                 # the standard variables are set, and restored at the end
+        boto3.client("sagemaker").list_training_jobs()
+
+What it really performs comes from extensions (training jobs, endpoints, functions): each brings operations, by
+"service.Operation", and ends what it started when the rehearsal stops.
+"""
+
+import atexit
+import shutil
+import socket
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Protocol
+
+from moto.core.config import default_user_config
+from moto.moto_api._internal.models import moto_api_backend
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import ThreadedWSGIServer
+
+from opslib.errors import RehearsalError
+from opslib.rehearsal.calls import Operation
+from opslib.rehearsal.containers import build_scratch_directory
+from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
+from opslib.rehearsal.gate import Gate
+from opslib.rehearsal.identity import create_administrator
+from opslib.rehearsal.keeper import kill_all_processes
+
+HOST = "127.0.0.1"
+DEFAULT_REGION = "us-east-1"
+_running = threading.Lock()
+
+
+class Extension(Protocol):
+    """A part of AWS that the rehearsal really performs."""
+
+    operations: Mapping[str, Operation]
+    """The operations it answers, by "service.Operation", e.g. "sagemaker.CreateTrainingJob"."""
+
+    def stop(self) -> None:
+        """End everything it started; called once, while the server still answers."""
+
+
+class Rehearsal:
+    """A running rehearsal; `environment` holds the standard variables that lead to it.
+
+    As a context manager it stops at the end of the block.
+    """
+
+    def __init__(self, region: str = DEFAULT_REGION, *, port: int = 0) -> None:
+        self.region = region
+        self.directory = build_scratch_directory("rehearsal")
+        self._listener = _listen(port)
+        self.endpoint_url = f"http://{HOST}:{self._listener.getsockname()[1]}"
+        self.environment: dict[str, str] = {}
+        self._restore: dict[str, str | None] = {}
+        self._extensions: list[Extension] = []
+        self._operations: dict[str, Operation] = {}
+        self._server: ThreadedWSGIServer | None = None
+        self._thread: threading.Thread | None = None
+
+    def __enter__(self) -> "Rehearsal":
+        """Return the running rehearsal."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Stop it."""
+        self.stop()
+
+    def register(self, extension: Extension) -> None:
+        """Let an extension answer its operations from now on."""
+        self._extensions.append(extension)
+        self._operations.update(extension.operations)
+
+    def serve(self) -> None:
+        """Start answering, on a thread of its own."""
+        moto_api_backend.reset()  # moto's state lives in the process; a second rehearsal starts as empty as the first
+        administrator = create_administrator()
+        self.environment = standard_variables(self.endpoint_url, self.region, administrator, self.directory)
+        gate = Gate(DomainDispatcherApplication(create_backend_app), self._operations)
+        host, port = self._listener.getsockname()
+        self._server = ThreadedWSGIServer(host, port, gate, QuietRequestHandler, fd=self._listener.fileno())
+        self._thread = threading.Thread(target=self._server.serve_forever, name="rehearsal", daemon=True)
+        self._thread.start()
+
+    def set_environment(self) -> None:
+        """Set the standard variables in this process; `stop` restores what was there before."""
+        self._restore = set_variables(self.environment)
+
+    def stop(self) -> None:
+        """End every job, model server and function, then the server; restore the variables. Safe to repeat."""
+        if self._server is None:
+            return
+        server, self._server = self._server, None
+        for extension in reversed(self._extensions):
+            extension.stop()
+        kill_all_processes()
+        server.shutdown()
+        server.server_close()
+        self._listener.close()
+        self._thread.join()
+        restore_variables(self._restore)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        atexit.unregister(self.stop)
+        _running.release()
+
+
+class QuietRequestHandler(MotoRequestHandler):
+    """Moto's request handler without a line in the log for each request."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing."""
+
+
+def _listen(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((HOST, port))
+    except OSError as error:
+        listener.close()
+        raise RehearsalError(
+            f"port {port} of {HOST} is taken", hint="leave the port out: a free one is found"
+        ) from error
+    listener.listen(512)
+    return listener
+
+
+def start(*, region: str = DEFAULT_REGION, port: int = 0, set_environment: bool = True) -> Rehearsal:
+    """Start a local AWS in this process and return it, ready; use it in `with`, or call `stop()`.
+
+    Args:
+        region: the region of the standard variables; every region exists.
+        port: the port on 127.0.0.1; 0 takes a free one.
+        set_environment: set the standard variables in this process (restored by `stop`).
+
+    Raises:
+        RehearsalError: one is running in this process already (moto's state is the process's), or the port is taken.
+    """
+    if not _running.acquire(blocking=False):
+        raise RehearsalError("a rehearsal is already running in this process", hint="stop it first, or use it")
+    try:
+        rehearsal = _start(region, port)
+    except BaseException:
+        _running.release()
+        raise
+    if set_environment:
+        rehearsal.set_environment()
+    atexit.register(rehearsal.stop)
+    return rehearsal
+
+
+def _start(region: str, port: int) -> Rehearsal:
+    from opslib.rehearsal.extensions import build_extensions
+
+    default_user_config.setdefault("iam", {})["load_aws_managed_policies"] = True
+    rehearsal = Rehearsal(region, port=port)
+    for extension in build_extensions(rehearsal):
+        rehearsal.register(extension)
+    rehearsal.serve()
+    return rehearsal
