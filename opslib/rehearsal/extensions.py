@@ -2,10 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from opslib.rehearsal.functions import FunctionsExtension
+
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Extension, Rehearsal
 
-EXTENSIONS: "list[type[Extension]]" = []
+EXTENSIONS: "list[type[Extension]]" = [FunctionsExtension]
 """Each is built with the rehearsal that is about to serve."""
 
 

@@ -11,6 +11,7 @@ import queue
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -90,6 +91,7 @@ class FunctionEnvironment:
         self._read_bytes = 0
         self._peak_bytes = 0
         self._log: list[str] = []
+        self._closing = threading.Lock()
 
     def invoke(self, request_id: str, payload: bytes, client_context: str = "") -> Outcome:
         """Run the handler on one event and wait for what comes of it."""
@@ -113,12 +115,14 @@ class FunctionEnvironment:
 
     def close(self) -> None:
         """Kill the process and everything that it started, and remove the environment's files."""
-        self.usable = False
-        if self._process:
-            self._process.kill()
-            self._process.wait()
-        self._api.close()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        with self._closing:
+            self.usable = False
+            if self._process:
+                self._process.kill()
+                self._process.wait()
+            if self._directory.exists():
+                self._api.close()
+                shutil.rmtree(self._directory, ignore_errors=True)
 
     def _initialise(self, request_id: str) -> bool:
         """Start the process and wait until it asks for an event; False when ten seconds are not enough."""

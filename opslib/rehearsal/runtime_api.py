@@ -79,8 +79,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404, b"{}")
             return
         invocation = self.api.next_invocation()
-        if invocation is None:
-            self._reply(410, b"{}")
+        if invocation is None:  # nobody is there any more to be answered
+            self.close_connection = True
             return
         headers = {
             "Lambda-Runtime-Aws-Request-Id": invocation.request_id,

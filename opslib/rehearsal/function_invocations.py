@@ -1,0 +1,106 @@
+"""Lambda's Invoke: synchronous, asynchronous with its two retries, and dry; limits of payload and concurrency.
+
+Sources: docs.aws.amazon.com/lambda/latest/api/API_Invoke.html, invocation-async-error-handling.html and
+gettingstarted-limits.html.
+"""
+
+import base64
+import json
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from moto.awslambda.models import LambdaFunction
+
+from opslib.rehearsal.calls import Call, Operation, ServiceError
+from opslib.rehearsal.function_environment import Outcome
+from opslib.rehearsal.function_pool import FunctionPool, Throttled
+
+MAX_PAYLOAD_BYTES = {"RequestResponse": 6_291_456, "DryRun": 6_291_456, "Event": 1_048_576}
+"""Largest event, by invocation type."""
+
+RETRY_AFTER_SECONDS = (60.0, 120.0)
+"""When a failed asynchronous invocation is tried again: after one minute, then after two more."""
+
+
+class Invocations:
+    """The operations that run a function."""
+
+    def __init__(
+        self,
+        find: Callable[[Call], LambdaFunction],
+        pool_of: Callable[[LambdaFunction], FunctionPool],
+        limit_of: Callable[[Call, LambdaFunction], int],
+    ) -> None:
+        """Take what finds a function, its environments and how many of them may be busy at once."""
+        self._find = find
+        self._pool_of = pool_of
+        self._limit_of = limit_of
+        self._stopping = threading.Event()
+        self.operations: dict[str, Operation] = {"lambda.Invoke": self.invoke}
+
+    def stop(self) -> None:
+        """Start no further retry."""
+        self._stopping.set()
+
+    def invoke(self, call: Call) -> dict[str, Any]:
+        """Run a function and wait (RequestResponse), run it later (Event), or only check the call (DryRun)."""
+        kind = call.params.get("InvocationType", "RequestResponse")
+        function, payload = self._find(call), call.params.get("Payload") or b"{}"
+        _check_payload(payload, kind)
+        if kind == "DryRun":
+            return {"StatusCode": 204, "ExecutedVersion": str(function.version)}
+        pool = self._pool_of(function)
+        if kind == "Event":
+            arguments = (call, function, payload)
+            threading.Thread(target=self._run_later, args=arguments, name="async-invoke", daemon=True).start()
+            return {"StatusCode": 202}
+        return _reply(call, function, self._run(call, function, pool, payload))
+
+    def _run(self, call: Call, function: LambdaFunction, pool: FunctionPool, payload: bytes) -> Outcome:
+        context = call.params.get("ClientContext", "")
+        decoded = base64.b64decode(context).decode() if context else ""
+        try:
+            with pool.environment(self._limit_of(call, function)) as environment:
+                return environment.invoke(call.request_id, payload, decoded)
+        except Throttled as error:
+            raise _throttled(function) from error
+
+    def _run_later(self, call: Call, function: LambdaFunction, payload: bytes) -> None:
+        """Run an asynchronous event, twice more when the function fails; being throttled does not count."""
+        waits = list(RETRY_AFTER_SECONDS)
+        while not self._stopping.is_set():
+            try:
+                failed = bool(self._run(call, function, self._pool_of(function), payload).function_error)
+                wait = waits.pop(0) if failed and waits else None
+            except ServiceError:
+                wait = 1.0
+            if wait is None or self._stopping.wait(wait):
+                return
+
+
+def _check_payload(payload: bytes, kind: str) -> None:
+    limit = MAX_PAYLOAD_BYTES[kind]
+    if len(payload) > limit:
+        reason = f"{len(payload)} byte payload is too large for the {kind} invocation type (limit {limit} bytes)"
+        raise ServiceError("RequestTooLargeException", reason, status=413)
+    try:
+        json.loads(payload)
+    except ValueError as error:
+        reason = f"Could not parse request body into json: Could not parse payload into json: {error}"
+        raise ServiceError("InvalidRequestContentException", reason) from error
+
+
+def _throttled(function: LambdaFunction) -> ServiceError:
+    reserved = function.reserved_concurrency is not None
+    reason = "ReservedFunctionConcurrentInvocationLimitExceeded" if reserved else "ConcurrentInvocationLimitExceeded"
+    return ServiceError("TooManyRequestsException", "Rate Exceeded.", status=429, members={"Reason": reason})
+
+
+def _reply(call: Call, function: LambdaFunction, outcome: Outcome) -> dict[str, Any]:
+    reply = {"StatusCode": 200, "ExecutedVersion": str(function.version), "Payload": outcome.payload}
+    if outcome.function_error:
+        reply["FunctionError"] = outcome.function_error
+    if call.params.get("LogType") == "Tail":
+        reply["LogResult"] = base64.b64encode(outcome.log_tail).decode()
+    return reply

@@ -1,0 +1,83 @@
+"""The environments of a function version: reused while idle, added when all are busy, bounded by concurrency."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from opslib.rehearsal.function_environment import FunctionEnvironment
+
+IDLE_SECONDS = 600.0
+"""How long an environment is kept without an invocation; AWS does not document its own time."""
+
+
+class Throttled(Exception):  # noqa: N818 - it becomes TooManyRequestsException
+    """Every environment that the reserved concurrency allows is busy."""
+
+
+class FunctionPool:
+    """The environments of one function version with one configuration."""
+
+    def __init__(self, build_environment: Callable[[], FunctionEnvironment]) -> None:
+        """Start with no environment: the first invocation is a cold start."""
+        self._build_environment = build_environment
+        self._idle: list[FunctionEnvironment] = []
+        self._busy: set[FunctionEnvironment] = set()
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @property
+    def busy(self) -> int:
+        """The number of invocations that run now."""
+        return len(self._busy)
+
+    @contextmanager
+    def environment(self, limit: int | None) -> Iterator[FunctionEnvironment]:
+        """Lend an environment for one invocation.
+
+        Raises:
+            Throttled: `limit` invocations run already.
+        """
+        environment = self._take(limit)
+        try:
+            yield environment
+        finally:
+            self._give_back(environment)
+
+    def close(self) -> None:
+        """Kill every environment, busy ones too."""
+        with self._lock:
+            self._closed = True
+            environments = [*self._idle, *self._busy]
+            self._idle.clear()
+        for environment in environments:
+            environment.close()
+
+    def retire(self) -> None:
+        """Kill the idle environments now and each busy one after its invocation: code or configuration has changed."""
+        with self._lock:
+            self._closed = True
+            environments, self._idle = self._idle, []
+        for environment in environments:
+            environment.close()
+
+    def _take(self, limit: int | None) -> FunctionEnvironment:
+        with self._lock:
+            if limit is not None and len(self._busy) >= limit:
+                raise Throttled
+            expired = [one for one in self._idle if one.last_used < time.monotonic() - IDLE_SECONDS]
+            self._idle = [one for one in self._idle if one not in expired]
+            environment = self._idle.pop() if self._idle else self._build_environment()
+            self._busy.add(environment)
+        for one in expired:
+            one.close()
+        return environment
+
+    def _give_back(self, environment: FunctionEnvironment) -> None:
+        with self._lock:
+            self._busy.discard(environment)
+            keep = environment.usable and not self._closed
+            if keep:
+                self._idle.append(environment)
+        if not keep:
+            environment.close()

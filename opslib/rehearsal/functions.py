@@ -1,0 +1,287 @@
+"""AWS Lambda: functions that really run, with their states, checks, versions and reserved concurrency.
+
+moto keeps the functions' records (with versions, aliases and tags); here they get their states and their environments.
+Sources: docs.aws.amazon.com/lambda/latest/api, and functions-states.html and lambda-concurrency.html of the guide.
+"""
+
+import base64
+import threading
+import uuid
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moto.awslambda.exceptions import LambdaClientError
+from moto.awslambda.models import LambdaFunction, lambda_backends
+
+from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.function_code import read_code, remove_code, unpack_code
+from opslib.rehearsal.function_environment import FunctionEnvironment, FunctionVersion
+from opslib.rehearsal.function_invocations import Invocations
+from opslib.rehearsal.function_pool import FunctionPool
+from opslib.rehearsal.function_runtime import build_runtime
+from opslib.rehearsal.function_settings import check_settings, configuration, function_variables
+from opslib.rehearsal.identity import assume_role, require_passable_role
+from opslib.rehearsal.log_streams import LogStream
+
+if TYPE_CHECKING:
+    from opslib.rehearsal.server import Rehearsal
+
+ACCOUNT_CONCURRENCY = 1000
+"""Concurrent executions of an account and region, the default quota."""
+
+MIN_UNRESERVED_CONCURRENCY = 100
+"""What Lambda always keeps for the functions that reserve nothing."""
+
+
+class FunctionsExtension:
+    """The part of AWS Lambda that the rehearsal performs; what is not here (tags, aliases, policies) is moto's."""
+
+    def __init__(self, rehearsal: "Rehearsal") -> None:
+        """Take nothing from the machine yet: the runtime is built with the first function."""
+        self._rehearsal = rehearsal
+        self._directory = rehearsal.directory / "functions"
+        self._pools: dict[str, FunctionPool] = {}
+        self._python: Path | None = None
+        self._lock = threading.RLock()
+        self._invocations = Invocations(self._find, self._pool_of, self._limit_of)
+        self.operations: dict[str, Operation] = {
+            "lambda.CreateFunction": self.create_function,
+            "lambda.GetFunction": self.get_function,
+            "lambda.GetFunctionConfiguration": self.get_function_configuration,
+            "lambda.ListFunctions": self.list_functions,
+            "lambda.UpdateFunctionCode": self.update_function_code,
+            "lambda.UpdateFunctionConfiguration": self.update_function_configuration,
+            "lambda.DeleteFunction": self.delete_function,
+            "lambda.PutFunctionConcurrency": self.put_function_concurrency,
+            "lambda.GetFunctionConcurrency": self.get_function_concurrency,
+            "lambda.DeleteFunctionConcurrency": self.delete_function_concurrency,
+            **self._invocations.operations,
+        }
+
+    def stop(self) -> None:
+        """Kill every environment."""
+        self._invocations.stop()
+        with self._lock:
+            pools = list(self._pools.values())
+            self._pools.clear()
+        for pool in pools:
+            pool.close()
+        for directory in self._directory.glob("*/task"):
+            remove_code(directory)
+
+    def create_function(self, call: Call) -> dict[str, Any]:
+        """Create a function in state Pending; it becomes Active when its code is unpacked."""
+        name = call.params["FunctionName"].rpartition(":")[2]
+        check_settings(call.params, {})
+        require_passable_role(call, call.params["Role"])
+        content = read_code(call, call.params["Code"])
+        with self._lock:
+            if name in self._names(call):
+                raise ServiceError("ResourceConflictException", f"Function already exist: {name}", status=409)
+            spec = {**call.params, "FunctionName": name, "Code": {"ZipFile": base64.b64encode(content).decode()}}
+            function = _with_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].create_function(spec))
+        function.state, function.last_update_status = "Pending", "Successful"
+        created = configuration(function)
+        self._prepare(function, content)
+        return created
+
+    def get_function(self, call: Call) -> dict[str, Any]:
+        """Return a function's configuration, tags and concurrency."""
+        function = self._find(call)
+        reply = {
+            "Configuration": configuration(function),
+            "Code": function.get_code().get("Code"),
+            "Tags": function.tags,
+        }
+        if function.reserved_concurrency is not None:
+            reply["Concurrency"] = {"ReservedConcurrentExecutions": function.reserved_concurrency}
+        return {name: value for name, value in reply.items() if value}
+
+    def get_function_configuration(self, call: Call) -> dict[str, Any]:
+        """Return a function's configuration."""
+        return configuration(self._find(call))
+
+    def list_functions(self, call: Call) -> dict[str, Any]:
+        """Return a page of functions, by name."""
+        everything = lambda_backends[ACCOUNT_ID][call.region].list_functions(call.params.get("FunctionVersion"))
+        functions = sorted(everything, key=lambda one: (one.function_name, str(one.version)))
+        start, size = int(call.params.get("Marker") or 0), call.params.get("MaxItems", 50)
+        reply: dict[str, Any] = {"Functions": [configuration(one) for one in functions[start : start + size]]}
+        if start + size < len(functions):
+            reply["NextMarker"] = str(start + size)
+        return reply
+
+    def update_function_code(self, call: Call) -> dict[str, Any]:
+        """Replace the code; the old code answers until the update is Successful."""
+        function = self._updatable(call)
+        content = read_code(call, call.params)
+        if call.params.get("DryRun"):
+            return configuration(function)
+        function.update_function_code({"ZipFile": base64.b64encode(content).decode()})
+        return self._update(function, content)
+
+    def update_function_configuration(self, call: Call) -> dict[str, Any]:
+        """Change handler, limits, variables or role; new environments have them."""
+        function = self._updatable(call)
+        check_settings(call.params, {"Runtime": function.run_time, "Handler": function.handler})
+        if "Role" in call.params:
+            require_passable_role(call, call.params["Role"])
+        function.update_configuration(call.params)
+        return self._update(function, function.code_bytes)
+
+    def delete_function(self, call: Call) -> dict[str, Any]:
+        """Delete a function (or one version) and kill its environments."""
+        function = self._find(call)
+        qualifier = call.params.get("Qualifier")
+        with self._lock:
+            _with_moto(
+                lambda: lambda_backends[ACCOUNT_ID][call.region].delete_function(call.params["FunctionName"], qualifier)
+            )
+            doomed = [key for key in self._pools if key == _key(function) or (not qualifier and _of(key, function))]
+            pools = [self._pools.pop(key) for key in doomed]
+        for pool in pools:
+            pool.close()
+        return {}
+
+    def put_function_concurrency(self, call: Call) -> dict[str, Any]:
+        """Reserve concurrency: the function has as much for itself, and no more."""
+        function, wanted = self._find(call), call.params["ReservedConcurrentExecutions"]
+        others = self._reserved(call.region) - (function.reserved_concurrency or 0)
+        if ACCOUNT_CONCURRENCY - others - wanted < MIN_UNRESERVED_CONCURRENCY:
+            raise ServiceError(
+                "InvalidParameterValueException",
+                "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
+                f"below its minimum value of [{MIN_UNRESERVED_CONCURRENCY}].",
+            )
+        function.reserved_concurrency = wanted
+        return {"ReservedConcurrentExecutions": wanted}
+
+    def get_function_concurrency(self, call: Call) -> dict[str, Any]:
+        """Return the reserved concurrency; nothing when none is reserved."""
+        return {"ReservedConcurrentExecutions": self._find(call).reserved_concurrency}
+
+    def delete_function_concurrency(self, call: Call) -> dict[str, Any]:
+        """Reserve nothing any more."""
+        self._find(call).reserved_concurrency = None
+        return {}
+
+    def _names(self, call: Call) -> set[str]:
+        return {one.function_name for one in lambda_backends[ACCOUNT_ID][call.region].list_functions()}
+
+    def _find(self, call: Call) -> LambdaFunction:
+        name, qualifier = call.params["FunctionName"], call.params.get("Qualifier")
+        return _with_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].get_function(name, qualifier))
+
+    def _updatable(self, call: Call) -> LambdaFunction:
+        function = self._find(call)
+        if function.last_update_status == "InProgress":
+            reason = f"An update is in progress for resource: {function.function_arn}"
+            message = f"The operation cannot be performed at this time. {reason}"
+            raise ServiceError("ResourceConflictException", message, status=409)
+        _require_active(function)
+        return function
+
+    def _update(self, function: LambdaFunction, content: bytes) -> dict[str, Any]:
+        function.last_update_status = "InProgress"
+        function.last_modified = datetime.now(UTC).isoformat(timespec="milliseconds")
+        updated = configuration(function)
+        self._prepare(function, content)
+        return updated
+
+    def _prepare(self, function: LambdaFunction, content: bytes) -> None:
+        """Unpack the code and make the function ready for invocations, in the background."""
+        threading.Thread(target=self._build_pool, args=(function, content), name="function-code", daemon=True).start()
+
+    def _build_pool(self, function: LambdaFunction, content: bytes) -> None:
+        task_root = self._directory / uuid.uuid4().hex / "task"
+        unpack_code(content, task_root)
+        pool = self._new_pool(function, task_root)
+        with self._lock:
+            old = self._pools.get(_key(function))
+            self._pools[_key(function)] = pool
+        function.state, function.last_update_status = "Active", "Successful"
+        if old:
+            old.retire()
+
+    def _new_pool(self, function: LambdaFunction, task_root: Path) -> FunctionPool:
+        version = FunctionVersion(
+            arn=function.function_arn,
+            version=str(function.version),
+            handler=function.handler,
+            timeout_seconds=int(function.timeout),
+            memory_mb=int(function.memory_size),
+            python=self._runtime(),
+            task_root=task_root,
+            variables=lambda stream: function_variables(function, stream, task_root, self._rehearsal.endpoint_url),
+        )
+        return FunctionPool(lambda: _new_environment(function, version))
+
+    def _runtime(self) -> Path:
+        with self._lock:
+            if self._python is None:
+                self._python = build_runtime(self._directory / "runtime")
+            return self._python
+
+    def _pool_of(self, function: LambdaFunction) -> FunctionPool:
+        """Return the environments of a function; a published version makes its own of the code it holds.
+
+        Raises:
+            ServiceError: ResourceConflictException, while the function is Pending.
+        """
+        _require_active(function)
+        with self._lock:
+            pool = self._pools.get(_key(function))
+        if pool is None:
+            self._build_pool(function, function.code_bytes)
+            pool = self._pools[_key(function)]
+        return pool
+
+    def _limit_of(self, call: Call, function: LambdaFunction) -> int:
+        """Return how many environments of this version may be busy: what the others in its share leave."""
+        latest = lambda_backends[ACCOUNT_ID][call.region].get_function(function.function_name)
+        with self._lock:
+            busy = {key: pool.busy for key, pool in self._pools.items() if key != _key(function)}
+        if latest.reserved_concurrency is not None:
+            return latest.reserved_concurrency - sum(count for key, count in busy.items() if _of(key, function))
+        in_region = sum(count for key, count in busy.items() if key.startswith(f"{call.region}/"))
+        return ACCOUNT_CONCURRENCY - self._reserved(call.region) - in_region
+
+    @staticmethod
+    def _reserved(region: str) -> int:
+        functions: Iterable[LambdaFunction] = lambda_backends[ACCOUNT_ID][region].list_functions()
+        return sum(one.reserved_concurrency or 0 for one in functions)
+
+
+def _new_environment(function: LambdaFunction, version: FunctionVersion) -> FunctionEnvironment:
+    now = datetime.now(UTC)
+    stream = f"{now:%Y/%m/%d}/[{version.version}]{uuid.uuid4().hex}"
+    principal = assume_role(function.role, function.function_name)
+    log = LogStream(principal, function.region, f"/aws/lambda/{function.function_name}", stream)
+    return FunctionEnvironment(version, stream, log.write)
+
+
+def _require_active(function: LambdaFunction) -> None:
+    if function.state != "Active":
+        message = (
+            "The operation cannot be performed at this time. The function is currently in the following state: "
+            f"{function.state}"
+        )
+        raise ServiceError("ResourceConflictException", message, status=409)
+
+
+def _with_moto(act: Callable[[], Any]) -> Any:
+    """Run what asks moto's records, with its errors turned into ours."""
+    try:
+        return act()
+    except LambdaClientError as error:
+        raise ServiceError(error.error_type, error.message, status=error.code) from error
+
+
+def _key(function: LambdaFunction) -> str:
+    return f"{function.region}/{function.function_name}/{function.version}"
+
+
+def _of(key: str, function: LambdaFunction) -> bool:
+    return key.startswith(f"{function.region}/{function.function_name}/")

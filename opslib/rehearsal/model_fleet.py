@@ -1,0 +1,214 @@
+"""The instances of a production variant: model servers in containers of their own, kept alive and given invocations.
+
+An instance is a process here. It is treated as SageMaker treats a container: it must pass /ping before it gets
+traffic, it is replaced when it dies or does not answer within 60 seconds, and requests go to the instance that has the
+fewest of them (routing strategy LEAST_OUTSTANDING_REQUESTS).
+"""
+
+import secrets
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import urllib3
+
+from opslib.rehearsal.containers import build_container, build_scratch_directory
+from opslib.rehearsal.keeper import Process, start_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+INVOCATION_SECONDS = 60.0
+"""Longest time that a container may take for an answer (API reference of InvokeEndpoint)."""
+
+HEALTH_CHECK_SECONDS = 480.0
+"""How long a container may take until /ping answers 200, unless the variant says otherwise."""
+
+_PING_EVERY_SECONDS = 0.05
+_MODEL_SERVER = Path(__file__).with_name("model_server.py")
+
+
+class ModelNotServing(Exception):  # noqa: N818 - it becomes a FailureReason or an answer, never an error of ours
+    """A container did not pass its health check, or it ended."""
+
+
+class InvocationTimedOut(Exception):  # noqa: N818 - it becomes a ModelError
+    """A container did not answer within 60 seconds."""
+
+
+@dataclass(frozen=True)
+class ModelContainer:
+    """What each instance runs: its variables, and the functions that bring its model and take its output."""
+
+    variables: Mapping[str, str]
+    fetch_model: Callable[[Path], None]
+    open_log: Callable[[str], Callable[[Sequence[str]], None]]
+    """From an instance id to what takes its log lines."""
+    startup_seconds: float = HEALTH_CHECK_SECONDS
+
+
+@dataclass(frozen=True)
+class ContainerReply:
+    """What a container answered to /invocations."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class ModelInstance:
+    """One model server: started, pinged, asked, replaced when it dies, and killed with its files at the end."""
+
+    def __init__(self, container: ModelContainer) -> None:
+        """Give the instance an id; nothing is started yet."""
+        self.outstanding = 0
+        self.healthy = False
+        self._model = container
+        self._write_log = container.open_log(f"i-0{secrets.token_hex(8)}")
+        self._directory = build_scratch_directory("opslib-endpoint")
+        self._process: Process | None = None
+        self._pool: urllib3.HTTPConnectionPool | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Fetch the model, start the model server and wait until it answers /ping.
+
+        Raises:
+            ModelNotServing: it ended, or was not healthy in time.
+        """
+        container = build_container(self._directory)
+        model_dir = container.root / "model"
+        if not model_dir.exists():
+            self._model.fetch_model(model_dir)
+        variables = {"SM_MODEL_DIR": "/opt/ml/model", **self._model.variables}
+        with self._lock, socket.create_server(("127.0.0.1", 0)) as listener:
+            if self._closed:
+                raise ModelNotServing("the instance was deleted")
+            self._pool = urllib3.HTTPConnectionPool(*listener.getsockname(), maxsize=64, retries=False)
+            self._process = start_process(
+                [container.python, "-P", _MODEL_SERVER, "--socket", listener.fileno()],
+                env=container.environment(variables),
+                cwd=container.home,
+                on_line=lambda line: self._write_log([line]),
+                pass_fds=[listener.fileno()],
+            )
+        self._wait_until_healthy(self._process, time.monotonic() + self._model.startup_seconds)
+
+    def invoke(self, body: bytes, headers: Mapping[str, str]) -> ContainerReply:
+        """POST to /invocations.
+
+        Raises:
+            InvocationTimedOut: no answer within 60 seconds; the container is replaced.
+            ModelNotServing: the container ended; it is replaced.
+        """
+        try:
+            reply = self._pool.request("POST", "/invocations", body=body, headers=headers, timeout=INVOCATION_SECONDS)
+        except urllib3.exceptions.TimeoutError as error:
+            self._replace()
+            raise InvocationTimedOut from error
+        except urllib3.exceptions.HTTPError as error:
+            self._replace()
+            raise ModelNotServing(str(error)) from error
+        return ContainerReply(reply.status, reply.headers, reply.data)
+
+    def close(self) -> None:
+        """Kill the container and remove its files."""
+        with self._lock:
+            self._closed, self.healthy = True, False
+            if self._process:
+                self._process.kill()
+                self._process.wait()
+        if self._pool:
+            self._pool.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _wait_until_healthy(self, process: Process, deadline: float) -> None:
+        while process.poll() is None and time.monotonic() < deadline:
+            if self._answers_ping():
+                self.healthy = True
+                return
+            time.sleep(_PING_EVERY_SECONDS)
+        process.kill()
+        process.wait()
+        raise ModelNotServing("the container did not pass the ping health check")
+
+    def _answers_ping(self) -> bool:
+        try:
+            return self._pool.request("GET", "/ping", timeout=2.0).status == 200
+        except urllib3.exceptions.HTTPError:
+            return False
+
+    def _replace(self) -> None:
+        """Start the container anew, in the background, once."""
+        with self._lock:
+            if self._closed or not self.healthy:
+                return
+            self.healthy = False
+            self._process.kill()
+        threading.Thread(target=self._restart, name="model-restart", daemon=True).start()
+
+    def _restart(self) -> None:
+        try:
+            self._process.wait()
+            self.start()
+        except ModelNotServing as error:
+            self._write_log([f"The container was not replaced: {error}"])
+
+
+class Fleet:
+    """The instances of one production variant."""
+
+    def __init__(self, container: ModelContainer, count: int) -> None:
+        """Prepare `count` instances; nothing is started yet."""
+        self._instances = [ModelInstance(container) for _ in range(count)]
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        """Start all instances at the same time and wait until every one is healthy.
+
+        Raises:
+            ModelNotServing: one of them is not; all are closed then.
+        """
+        try:
+            with ThreadPoolExecutor(len(self._instances)) as pool:
+                list(pool.map(ModelInstance.start, self._instances))
+        except BaseException:
+            self.close()
+            raise
+
+    def invoke(self, body: bytes, headers: Mapping[str, str]) -> ContainerReply:
+        """Send a request to the healthy instance with the fewest outstanding ones.
+
+        Raises:
+            ModelNotServing: no instance is healthy, or the chosen one ended.
+            InvocationTimedOut: the chosen one did not answer in time.
+        """
+        with self._least_busy() as instance:
+            return instance.invoke(body, headers)
+
+    def close(self) -> None:
+        """Kill every instance."""
+        for instance in self._instances:
+            instance.close()
+
+    @contextmanager
+    def _least_busy(self) -> "Iterator[ModelInstance]":
+        with self._lock:
+            healthy = [instance for instance in self._instances if instance.healthy]
+            if not healthy:
+                raise ModelNotServing("no container is healthy")
+            instance = min(healthy, key=lambda one: one.outstanding)
+            instance.outstanding += 1
+        try:
+            yield instance
+        finally:
+            with self._lock:
+                instance.outstanding -= 1
