@@ -1,0 +1,108 @@
+"""Runs and what they left: the command line of opslib.
+
+python -m opslib where                                 which AWS am I talking to?
+python -m opslib run train_and_deploy.ipynb -p epochs 20
+python -m opslib runs                                  the runs in ./runs, and what each wrote down
+python -m opslib sweep 20261122-190312-k3f9            delete what a run made, and say what is left
+python -m opslib version
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import opslib
+from opslib.errors import ConfigurationError, OpslibError
+
+
+def _where(_: argparse.Namespace) -> int:
+    from opslib.aws.session import whereabouts
+
+    _say(str(whereabouts()))
+    return 0
+
+
+def _version(_: argparse.Namespace) -> int:
+    _say(f"opslib {opslib.__version__}")
+    return 0
+
+
+def _runs(arguments: argparse.Namespace) -> int:
+    from opslib.aws.ledger import list_runs
+
+    runs = list_runs(arguments.home)
+    for run in runs:
+        _say(f"{run.run_id}  {len(run.resources()):3d} written down  {run.directory}")
+    if not runs:
+        _say(f"no runs in {arguments.home}")
+    return 0
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    from opslib.aws.session import whereabouts
+    from opslib.aws.sweeping import sweep
+
+    _say(str(whereabouts()))
+    report = sweep(arguments.run_id, arguments.home)
+    _say(str(report))
+    return 1 if report.leftovers else 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from opslib.notebook import execute
+
+    outcome = execute(arguments.notebook, dict(arguments.parameters), home=arguments.home)
+    if outcome.failure:
+        _say(f"failed: {outcome.failure}")
+    for left in outcome.summary.get("leftovers", []):
+        _say(f"LEFT: {left}   (python -m opslib sweep {outcome.run_id})")
+    _say(f"{'failed' if outcome.failure else 'completed'}: {outcome.report}")
+    return 1 if outcome.failure or outcome.summary.get("leftovers") else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m opslib", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--home", type=Path, default=Path("runs"), help="directory of the runs (default: runs)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    commands.add_parser("where", help="which AWS am I talking to?").set_defaults(command=_where)
+    commands.add_parser("version", help="the version of opslib").set_defaults(command=_version)
+    commands.add_parser("runs", help="the runs in --home").set_defaults(command=_runs)
+    sweep = commands.add_parser("sweep", help="delete what a run made, and say what is left")
+    sweep.add_argument("run_id", metavar="RUN_ID")
+    sweep.set_defaults(command=_sweep)
+    run = commands.add_parser("run", help="execute a notebook, report, and sweep what it made")
+    run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
+    run.add_argument(
+        "-p",
+        dest="parameters",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a parameter of the notebook; may be repeated",
+    )
+    run.set_defaults(command=_run)
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 1 failed or something is left, 2 wrong arguments."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        return parsed.command(parsed)
+    except ConfigurationError as error:
+        sys.stderr.write(f"{error}\n")
+        return 2
+    except OpslibError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,270 @@
+"""Endpoints: a model, its configuration and the endpoint made in one go, asked for answers, and taken down."""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from opslib.aws.failures import explained, gone_is_fine, is_absent, masked
+from opslib.aws.ledger import LONGEST_NAME, Run
+from opslib.aws.logs import delete_log_group, endpoint_group, ensure_log_group, log_tail
+from opslib.aws.predictions import Latency, Prediction, classify, measure_latency
+from opslib.aws.roles import once_role_is_known
+from opslib.aws.session import client, current_session, region
+from opslib.errors import ConfigurationError, EndpointFailed
+from opslib.specs import EndpointSpec
+
+__all__ = [
+    "EndpointProgress",
+    "Latency",
+    "Prediction",
+    "classify",
+    "delete_endpoint",
+    "delete_endpoint_config",
+    "delete_model",
+    "deploy_model",
+    "endpoint_exists",
+    "measure_latency",
+]
+
+FRAMEWORK_VERSION, PYTHON_VERSION = "2.6.0", "py312"
+"""AWS's last PyTorch inference container (TorchServe)."""
+
+VARIANT = "AllTraffic"
+IN_SERVICE_SECONDS = 1800
+"""How long an endpoint may take; SageMaker gives up earlier on a container that does not answer /ping."""
+
+_POLL_SECONDS, _SLOW_POLL_SECONDS, _FAST_FOR_SECONDS = 0.5, 5.0, 30.0
+_MOVING = {"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"}
+
+
+@dataclass(frozen=True)
+class EndpointProgress:
+    """One look at an endpoint on its way: its status and the seconds since it was asked for."""
+
+    name: str
+    status: str
+    elapsed_seconds: float
+
+
+def deploy_model(
+    run: Run,
+    spec: EndpointSpec,
+    *,
+    model_uri: str,
+    role: str,
+    name: str = "",
+    on_progress: Callable[[EndpointProgress], object] | None = None,
+) -> str:
+    """Make an endpoint of a trained model, wait until it is in service, and return its name.
+
+    Model, endpoint configuration and endpoint bear the same name. When the endpoint does not come into service, all
+    three and the log group are deleted again.
+
+    Args:
+        run: The run that owns them.
+        spec: Instance type and count, and the hosts that photos may be fetched from.
+        model_uri: The `model.tar.gz` of a training job, with `code/inference.py` in it.
+        role: ARN of the execution role.
+        name: A name of your own, of at most 63 characters; by default a new one of the run's.
+        on_progress: Told at every look.
+
+    Raises:
+        EndpointFailed: it did not come into service; the message holds SageMaker's reason and the last log lines.
+        AwsError: AWS refused.
+        ConfigurationError: `name` is too long.
+    """
+    endpoint = name or run.fresh_name("endpoint")
+    _refuse_name(endpoint)
+    with ExitStack() as undo:  # an interrupted wait must not leave an endpoint that is billed by the hour
+        with explained(f"making endpoint {endpoint}"):
+            _create(run, spec, endpoint, undo, {"model_uri": model_uri, "role": role})
+        _wait_in_service(endpoint, on_progress)
+        undo.pop_all()
+    return endpoint
+
+
+def _refuse_name(name: str) -> None:
+    """Refuse a name that is too long, or taken: what is not ours must not get into the ledger, nor be taken down."""
+    if len(name) > LONGEST_NAME:
+        raise ConfigurationError(f"endpoint name {name!r} has more than {LONGEST_NAME} characters")
+    if endpoint_exists(name):
+        raise ConfigurationError(
+            f"there is an endpoint {name} already", hint="choose another name, or delete_endpoint first"
+        )
+
+
+def _create(run: Run, spec: EndpointSpec, name: str, undo: ExitStack, source: dict[str, str]) -> None:
+    from sagemaker.core import resources, shapes
+
+    where = {"session": current_session(), "region": region()}
+    tags = [shapes.Tag(key=tag["Key"], value=tag["Value"]) for tag in run.tags]
+    ensure_log_group(run, endpoint_group(name))
+    undo.callback(delete_log_group, endpoint_group(name))
+    container = shapes.ContainerDefinition(
+        image=_image(spec), model_data_url=source["model_uri"], environment=_environment(spec)
+    )
+    run.record("model", name)
+    once_role_is_known(
+        source["role"],
+        lambda: resources.Model.create(
+            model_name=name, primary_container=container, execution_role_arn=source["role"], tags=tags, **where
+        ),
+    )
+    undo.callback(delete_model, name)
+    variant = shapes.ProductionVariant(
+        variant_name=VARIANT,
+        model_name=name,
+        instance_type=spec.instance_type,
+        initial_instance_count=spec.instance_count,
+        initial_variant_weight=1.0,
+    )
+    run.record("endpoint-config", name)
+    resources.EndpointConfig.create(endpoint_config_name=name, production_variants=[variant], tags=tags, **where)
+    undo.callback(delete_endpoint_config, name)
+    run.record("endpoint", name)
+    resources.Endpoint.create(endpoint_name=name, endpoint_config_name=name, tags=tags, **where)
+    undo.callback(_delete_endpoint_alone, name)
+
+
+def _image(spec: EndpointSpec) -> str:
+    from sagemaker.core import image_uris
+
+    return image_uris.retrieve(
+        "pytorch",
+        region=region(),
+        version=FRAMEWORK_VERSION,
+        py_version=PYTHON_VERSION,
+        instance_type=spec.instance_type,
+        image_scope="inference",
+    )
+
+
+def _environment(spec: EndpointSpec) -> dict[str, str]:
+    """Variables of AWS's PyTorch container: which script holds the four functions, and where it was unpacked."""
+    variables = {
+        "SAGEMAKER_PROGRAM": "inference.py",
+        "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
+        "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
+        "SAGEMAKER_REGION": region(),
+    }
+    return variables | ({"OPSLIB_URL_HOSTS": ",".join(spec.url_hosts)} if spec.url_hosts else {})
+
+
+def _wait_in_service(name: str, on_progress: Callable[[EndpointProgress], object] | None) -> None:
+    started = time.monotonic()
+    while True:
+        description = _describe(name)
+        progress = EndpointProgress(name, description["EndpointStatus"], time.monotonic() - started)
+        if on_progress:
+            on_progress(progress)
+        if progress.status == "InService":
+            return
+        if progress.status not in _MOVING or progress.elapsed_seconds > IN_SERVICE_SECONDS:
+            raise EndpointFailed(
+                _failure(description), hint="the model server's own lines say more than SageMaker's reason"
+            )
+        time.sleep(_poll_seconds(progress.elapsed_seconds))
+
+
+def _poll_seconds(elapsed_seconds: float) -> float:
+    return _POLL_SECONDS if elapsed_seconds < _FAST_FOR_SECONDS else _SLOW_POLL_SECONDS
+
+
+def _describe(name: str) -> dict[str, Any]:
+    with explained(f"looking at endpoint {name}"):
+        return client("sagemaker").describe_endpoint(EndpointName=name)
+
+
+def _failure(description: dict[str, Any]) -> str:
+    name, status = description["EndpointName"], description["EndpointStatus"]
+    why = masked(description.get("FailureReason", f"it is still {status} after {IN_SERVICE_SECONDS} s"))
+    tail = masked(log_tail(endpoint_group(name)))
+    return f"endpoint {name} did not come into service: {why}" + (f"\nits last log lines:\n{tail}" if tail else "")
+
+
+def endpoint_exists(name: str) -> bool:
+    """Tell whether there is an endpoint of that name, in whatever state.
+
+    Raises:
+        AwsError: AWS refused.
+    """
+    with explained(f"looking at endpoint {name}"), gone_is_fine():
+        client("sagemaker").describe_endpoint(EndpointName=name)
+        return True
+    return False
+
+
+def delete_endpoint(name: str) -> None:
+    """Delete an endpoint with its configurations, models and log group; succeeds when they are already gone.
+
+    Raises:
+        AwsError: AWS refused.
+    """
+    config = ""
+    with explained(f"looking at endpoint {name}"), gone_is_fine():
+        config = client("sagemaker").describe_endpoint(EndpointName=name)["EndpointConfigName"]
+    _delete_endpoint_alone(name)
+    for model in _models_of(config or name):
+        delete_model(model)
+    delete_endpoint_config(config or name)
+    delete_log_group(endpoint_group(name))
+
+
+def _models_of(config: str) -> list[str]:
+    with explained(f"looking at endpoint configuration {config}"), gone_is_fine():
+        variants = client("sagemaker").describe_endpoint_config(EndpointConfigName=config)["ProductionVariants"]
+        return [variant["ModelName"] for variant in variants if "ModelName" in variant]
+    return []
+
+
+def _delete_endpoint_alone(name: str) -> None:
+    """Delete an endpoint and wait until it is gone.
+
+    SageMaker refuses to delete one that is being created or updated, so that is waited for.
+    """
+    sagemaker, started, asked = client("sagemaker"), time.monotonic(), False
+    with explained(f"deleting endpoint {name}"), gone_is_fine():
+        while True:
+            status = sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"]
+            elapsed_seconds = time.monotonic() - started
+            if elapsed_seconds > IN_SERVICE_SECONDS:
+                raise EndpointFailed(
+                    f"endpoint {name} is still {status} after {IN_SERVICE_SECONDS} s: it is billed until it goes"
+                )
+            if not asked:
+                asked = _ask_to_delete(name, status)
+            time.sleep(_poll_seconds(elapsed_seconds))
+
+
+def _ask_to_delete(name: str, status: str) -> bool:
+    try:
+        client("sagemaker").delete_endpoint(EndpointName=name)
+    except ClientError as error:
+        if is_absent(error) or status not in _MOVING:
+            raise
+        return False
+    return True
+
+
+def delete_endpoint_config(name: str) -> None:
+    """Delete an endpoint configuration; succeeds when it is already gone.
+
+    Raises:
+        AwsError: AWS refused.
+    """
+    with explained(f"deleting endpoint configuration {name}"), gone_is_fine():
+        client("sagemaker").delete_endpoint_config(EndpointConfigName=name)
+
+
+def delete_model(name: str) -> None:
+    """Delete a model (not its artifact in S3); succeeds when it is already gone.
+
+    Raises:
+        AwsError: AWS refused.
+    """
+    with explained(f"deleting model {name}"), gone_is_fine():
+        client("sagemaker").delete_model(ModelName=name)
