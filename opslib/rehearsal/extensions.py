@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING
 
+from opslib.rehearsal.endpoints import EndpointsExtension
 from opslib.rehearsal.functions import FunctionsExtension
 
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Extension, Rehearsal
 
-EXTENSIONS: "list[type[Extension]]" = [FunctionsExtension]
+EXTENSIONS: "list[type[Extension]]" = [EndpointsExtension, FunctionsExtension]
 """Each is built with the rehearsal that is about to serve."""
 
 

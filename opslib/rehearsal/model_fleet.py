@@ -1,8 +1,7 @@
 """The instances of a production variant: model servers in containers of their own, kept alive and given invocations.
 
 An instance is a process here. It is treated as SageMaker treats a container: it must pass /ping before it gets
-traffic, it is replaced when it dies or does not answer within 60 seconds, and requests go to the instance that has the
-fewest of them (routing strategy LEAST_OUTSTANDING_REQUESTS).
+traffic, and it is replaced when it dies or does not answer within 60 seconds.
 """
 
 import secrets
@@ -10,20 +9,16 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import urllib3
 
 from opslib.rehearsal.containers import build_container, build_scratch_directory
 from opslib.rehearsal.keeper import Process, start_process
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 INVOCATION_SECONDS = 60.0
 """Longest time that a container may take for an answer (API reference of InvokeEndpoint)."""
@@ -166,10 +161,22 @@ class ModelInstance:
 class Fleet:
     """The instances of one production variant."""
 
-    def __init__(self, container: ModelContainer, count: int) -> None:
-        """Prepare `count` instances; nothing is started yet."""
+    def __init__(self, container: ModelContainer, count: int, *, least_outstanding: bool = False) -> None:
+        """Prepare `count` instances; requests go to a random one, or to the one with the fewest outstanding."""
+        self._container = container
         self._instances = [ModelInstance(container) for _ in range(count)]
-        self._lock = threading.Lock()
+        self._least_outstanding = least_outstanding
+        self._changed = threading.Condition()
+
+    @property
+    def count(self) -> int:
+        """The number of instances, healthy or not."""
+        return len(self._instances)
+
+    @property
+    def healthy_count(self) -> int:
+        """The number of instances that get traffic."""
+        return sum(instance.healthy for instance in self._instances)
 
     def start(self) -> None:
         """Start all instances at the same time and wait until every one is healthy.
@@ -178,21 +185,45 @@ class Fleet:
             ModelNotServing: one of them is not; all are closed then.
         """
         try:
-            with ThreadPoolExecutor(len(self._instances)) as pool:
-                list(pool.map(ModelInstance.start, self._instances))
+            _start_all(self._instances)
         except BaseException:
             self.close()
             raise
 
+    def resize(self, count: int) -> None:
+        """Add instances and wait until they are healthy, or take some away when their requests are answered.
+
+        Raises:
+            ModelNotServing: a new instance is not healthy; the fleet stays as it was.
+        """
+        added = [ModelInstance(self._container) for _ in range(count - self.count)]
+        try:
+            _start_all(added)
+        except BaseException:
+            for instance in added:
+                instance.close()
+            raise
+        with self._changed:
+            everything = [*self._instances, *added]
+            self._instances, removed = everything[:count], everything[count:]
+        for instance in removed:
+            self._wait_until_idle(instance)
+            instance.close()
+
     def invoke(self, body: bytes, headers: Mapping[str, str]) -> ContainerReply:
-        """Send a request to the healthy instance with the fewest outstanding ones.
+        """Send a request to one healthy instance.
 
         Raises:
             ModelNotServing: no instance is healthy, or the chosen one ended.
             InvocationTimedOut: the chosen one did not answer in time.
         """
-        with self._least_busy() as instance:
+        with self._chosen() as instance:
             return instance.invoke(body, headers)
+
+    def drain(self) -> None:
+        """Wait until no request is under way."""
+        for instance in self._instances:
+            self._wait_until_idle(instance)
 
     def close(self) -> None:
         """Kill every instance."""
@@ -200,15 +231,27 @@ class Fleet:
             instance.close()
 
     @contextmanager
-    def _least_busy(self) -> "Iterator[ModelInstance]":
-        with self._lock:
+    def _chosen(self) -> Iterator[ModelInstance]:
+        with self._changed:
             healthy = [instance for instance in self._instances if instance.healthy]
             if not healthy:
                 raise ModelNotServing("no container is healthy")
-            instance = min(healthy, key=lambda one: one.outstanding)
+            fewest = min(healthy, key=lambda one: one.outstanding)
+            instance = fewest if self._least_outstanding else secrets.choice(healthy)
             instance.outstanding += 1
         try:
             yield instance
         finally:
-            with self._lock:
+            with self._changed:
                 instance.outstanding -= 1
+                self._changed.notify_all()
+
+    def _wait_until_idle(self, instance: ModelInstance) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: instance.outstanding == 0, timeout=INVOCATION_SECONDS)
+
+
+def _start_all(instances: Sequence[ModelInstance]) -> None:
+    if instances:
+        with ThreadPoolExecutor(len(instances)) as pool:
+            list(pool.map(ModelInstance.start, instances))
