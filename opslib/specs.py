@@ -71,10 +71,16 @@ class JobSpec:
 
     def __post_init__(self) -> None:
         """Refuse what CreateTrainingJob would refuse, before anything is created."""
-        _require(self.instance_type.startswith("ml."), f"instance_type is {self.instance_type!r}",
-                 "SageMaker instance types begin with 'ml.', e.g. ml.m5.xlarge")
-        _require(self.instance_count == 1, f"instance_count is {self.instance_count}; hpo.py trains on one instance",
-                 "without a distributed launcher every instance would train the same model and send its own bill")
+        _require(
+            self.instance_type.startswith("ml."),
+            f"instance_type is {self.instance_type!r}",
+            "SageMaker instance types begin with 'ml.', e.g. ml.m5.xlarge",
+        )
+        _require(
+            self.instance_count == 1,
+            f"instance_count is {self.instance_count}; hpo.py trains on one instance",
+            "without a distributed launcher every instance would train the same model and send its own bill",
+        )
         _require(self.volume_gib >= 1, f"volume_gib is {self.volume_gib}; it must be at least 1")
         _require(self.max_run_seconds >= 1, f"max_run_seconds is {self.max_run_seconds}; it must be at least 1")
 
@@ -92,14 +98,17 @@ class EndpointSpec:
 
     def __post_init__(self) -> None:
         """Refuse what CreateEndpointConfig would refuse, before anything is created."""
-        _require(self.instance_type.startswith("ml."), f"instance_type is {self.instance_type!r}",
-                 "SageMaker instance types begin with 'ml.', e.g. ml.m5.large")
+        _require(
+            self.instance_type.startswith("ml."),
+            f"instance_type is {self.instance_type!r}",
+            "SageMaker instance types begin with 'ml.', e.g. ml.m5.large",
+        )
         _require(self.instance_count >= 1, f"instance_count is {self.instance_count}; it must be at least 1")
 
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """A Lambda function: time-out in seconds, memory in MB, and the concurrency reserved for it (None: not reserved)."""
+    """A Lambda function: time-out in seconds, memory in MB, and its reserved concurrency (None: not reserved)."""
 
     timeout_seconds: int = 30
     memory_mb: int = 256
@@ -109,5 +118,7 @@ class FunctionSpec:
         """Refuse what CreateFunction would refuse, before anything is created."""
         _require(1 <= self.timeout_seconds <= 900, f"timeout_seconds is {self.timeout_seconds}; Lambda takes 1 to 900")
         _require(128 <= self.memory_mb <= 10240, f"memory_mb is {self.memory_mb}; Lambda takes 128 to 10240")
-        _require(self.reserved_concurrency is None or self.reserved_concurrency >= 0,
-                 f"reserved_concurrency is {self.reserved_concurrency}; it must be 0 or more")
+        _require(
+            self.reserved_concurrency is None or self.reserved_concurrency >= 0,
+            f"reserved_concurrency is {self.reserved_concurrency}; it must be 0 or more",
+        )

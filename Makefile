@@ -1,0 +1,41 @@
+# Everything that this project does, by name. `make run` and `make test` need Python 3.11 or newer and nothing else.
+#
+#   make run                          rehearse the whole journey on this machine
+#   make run ARGS="-p epochs 20"      the same with other parameters of the notebook
+#   make test                         lint, then every test
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+ARGS   ?=
+
+.PHONY: run test lab bench lint clean
+
+run: $(READY)
+	@$(BIN)/python -m opslib.rehearsal run -- $(BIN)/python -m opslib run train_and_deploy.ipynb $(ARGS)
+
+test: lint
+	@$(BIN)/python -m pytest $(ARGS)
+
+lab: $(READY)
+	@$(BIN)/python -m opslib.rehearsal run -- $(BIN)/jupyter lab train_and_deploy.ipynb $(ARGS)
+
+bench: $(READY)
+	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
+
+lint: $(READY)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+clean:
+	rm -rf $(VENV) runs photos build .pytest_cache .ruff_cache *.egg-info
+
+# One environment for all of it, made once; the stamp is written last, so an interrupted install starts over.
+$(READY): requirements.txt requirements-dev.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11")'
+	@test ! -e /etc/debian_version || $(PYTHON) -c 'import ensurepip' || { echo 'apt-get install python3-venv'; exit 1; }
+	@echo "making $(VENV) (once; about 4 minutes and 7 GB, most of it torch)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt -r requirements-dev.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(READY)

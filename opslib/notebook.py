@@ -1,0 +1,168 @@
+"""Run a parameterised notebook through papermill, and leave a report and an empty account behind.
+
+`python -m opslib run train_and_deploy.ipynb -p epochs 20` ends here. Papermill stops at the first failing cell, so
+what a run created is deleted from out here, where it happens however the notebook ended.
+"""
+
+import contextlib
+import difflib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import papermill
+from papermill.exceptions import PapermillException, PapermillExecutionError
+
+from opslib.aws.ledger import Run, start_run
+from opslib.aws.sweeping import sweep
+from opslib.errors import ConfigurationError
+from opslib.report import write_report
+
+_TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: its directory, its summary, and, if a cell raised, which one and why ("" when none did)."""
+
+    run_id: str
+    directory: Path
+    summary: dict[str, Any]
+    failure: str
+
+    @property
+    def report(self) -> Path:
+        """The readable page of the run."""
+        return self.directory / "report.html"
+
+
+def declared_parameters(notebook: Path) -> dict[str, dict[str, str]]:
+    """Return the parameters of `notebook` by name, each with `inferred_type_name`, `default` and `help`.
+
+    Raises:
+        ConfigurationError: there is no such notebook.
+    """
+    if not notebook.is_file():
+        raise ConfigurationError(
+            f"there is no notebook {notebook}", hint="name an .ipynb file, e.g. train_and_deploy.ipynb"
+        )
+    with _quiet_papermill():
+        return papermill.inspect_notebook(str(notebook))
+
+
+def typed_parameters(notebook: Path, values: Mapping[str, str]) -> dict[str, Any]:
+    """Return `values` with the types that the notebook declares.
+
+    Papermill only logs a warning for a parameter it does not know, and the run goes on with the defaults.
+
+    Raises:
+        ConfigurationError: a name is not a parameter of the notebook, or a value does not fit its type.
+    """
+    declared = declared_parameters(notebook)
+    for name in values:
+        if name not in declared:
+            close = difflib.get_close_matches(name, declared, n=1)
+            meant = f"did you mean {close[0]!r}? " if close else ""
+            raise ConfigurationError(
+                f"{notebook.name} has no parameter {name!r}", hint=f"{meant}its parameters: {', '.join(declared)}"
+            )
+    return {name: _typed(name, value, declared[name]["inferred_type_name"]) for name, value in values.items()}
+
+
+def _typed(name: str, value: str, kind: str) -> Any:
+    try:
+        if kind == "bool":
+            return {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[value.lower()]
+        return {"int": int, "float": float}.get(kind, str)(value)
+    except (KeyError, ValueError) as error:
+        raise ConfigurationError(f"parameter {name} takes {kind}, not {value!r}") from error
+
+
+def execute(notebook: Path, values: Mapping[str, str], *, home: Path = Path("runs")) -> Outcome:
+    """Execute `notebook`, sweep what it made, and write notebook, report.html and summary.json under `home`/<run id>.
+
+    With the parameter `keep` true, a run that completed is left standing. A run that failed is always swept.
+
+    Raises:
+        ConfigurationError: a parameter is unknown or of the wrong type; nothing was started.
+        KeyboardInterrupt: the run was interrupted; it was swept before this is raised.
+    """
+    parameters = typed_parameters(notebook, values)
+    run = start_run(notebook.stem, run_id=parameters.get("run_id", ""), home=home)
+    started = time.monotonic()
+    failure = "the run was interrupted"
+    try:
+        failure = _execute_cells(notebook, run, parameters)
+    finally:
+        keep = bool(parameters.get("keep")) and not failure
+        leftovers = [] if keep else sweep(run).leftovers
+        summary = write_summary(
+            run,
+            status="failed" if failure else "completed",
+            failure=failure,
+            leftovers=[str(left) for left in leftovers],
+            total_seconds=round(time.monotonic() - started, 1),
+        )
+        _report(notebook, run, failure)
+    return Outcome(run.run_id, run.directory, summary, failure)
+
+
+def write_summary(run: Run, **figures: Any) -> dict[str, Any]:
+    """Merge `figures` into the run's summary.json, all or nothing, and return the whole of it."""
+    path = run.directory / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"run_id": run.run_id}
+    summary.update(figures)
+    unfinished = path.with_suffix(".json.part")
+    unfinished.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    return summary
+
+
+def _execute_cells(notebook: Path, run: Run, parameters: Mapping[str, Any]) -> str:
+    """Run the cells; return "" or, if one raised, which one and why."""
+    executed = run.directory / notebook.name
+    # A log file has no use for a bar that is redrawn; a line every ten seconds tells that the run is alive.
+    bar = {"mininterval": 0.5 if sys.stderr.isatty() else 10.0, "ncols": 79, "desc": notebook.stem}
+    try:
+        with _quiet_papermill():
+            papermill.execute_notebook(
+                str(notebook),
+                str(executed),
+                parameters={**parameters, "run_id": run.run_id},
+                kernel_name="python3",
+                progress_bar=bar,
+                cwd=Path.cwd(),
+            )
+    except PapermillExecutionError as error:
+        return _told(error)
+    except (PapermillException, RuntimeError) as error:  # the kernel died, or never came up
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def _told(error: PapermillExecutionError) -> str:
+    first_line = error.source.strip().splitlines()[0] if error.source.strip() else ""
+    return f"cell {error.exec_count} ({first_line}): {error.ename}: {error.evalue}"
+
+
+def _report(notebook: Path, run: Run, failure: str) -> None:
+    executed = run.directory / notebook.name
+    if executed.exists():
+        write_report(executed, run.directory / "report.html", run_id=run.run_id, failure=failure)
+
+
+@contextlib.contextmanager
+def _quiet_papermill() -> Iterator[None]:
+    """Keep papermill's own log lines out of the terminal: they repeat what the bar and the last lines say."""
+    logger = logging.getLogger("papermill")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

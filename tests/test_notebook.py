@@ -1,0 +1,89 @@
+"""The runner of notebooks: parameters are checked, failures are told, every run leaves a report and is swept."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from opslib import notebook
+from opslib.errors import ConfigurationError
+
+PARAMETERS = "\n".join(
+    [
+        "epochs: int = 5  # how long",
+        "rate: float = 0.1  # how fast",
+        "photos: str = 'sample'  # where from",
+        "keep: bool = False  # leave it standing",
+        "run_id: str = ''  # empty for a new run",
+    ]
+)
+
+
+@pytest.fixture
+def make_notebook(tmp_path: Path):
+    def make(*cells: str) -> Path:
+        parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
+        book = nbformat.v4.new_notebook(
+            cells=[parameters, *map(nbformat.v4.new_code_cell, cells)],
+            metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}},
+        )
+        nbformat.write(book, tmp_path / "book.ipynb")
+        return tmp_path / "book.ipynb"
+
+    return make
+
+
+def test_parameters_take_the_declared_types(make_notebook) -> None:
+    values = {"epochs": "7", "rate": "1e-3", "photos": "2024", "keep": "TRUE"}
+    typed = notebook.typed_parameters(make_notebook(), values)
+    assert typed == {"epochs": 7, "rate": 1e-3, "photos": "2024", "keep": True}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("epoch", "7", "did you mean 'epochs'"), ("epochs", "many", "takes int"), ("keep", "perhaps", "takes bool")],
+)
+def test_wrong_parameters_are_refused_before_anything_starts(make_notebook, tmp_path, name, value, said) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        notebook.execute(make_notebook(), {name: value}, home=tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_notebook_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigurationError, match=r"nowhere\.ipynb"):
+        notebook.declared_parameters(tmp_path / "nowhere.ipynb")
+
+
+def test_a_completed_run_leaves_notebook_report_and_summary(make_notebook, tmp_path, rehearsal) -> None:
+    book = make_notebook("print('answer', epochs * 6)")
+    outcome = notebook.execute(book, {"epochs": "7"}, home=tmp_path / "runs")
+    assert outcome.failure == ""
+    summary = json.loads((outcome.directory / "summary.json").read_text())
+    assert summary["status"] == "completed"
+    assert summary["leftovers"] == []
+    page = outcome.report.read_text()
+    assert "answer 42" in page
+    assert "<details" in page
+    assert "<script src" not in page  # opens without the internet
+    assert (outcome.directory / "book.ipynb").exists()
+
+
+def test_a_failing_cell_is_told_and_the_run_is_swept(make_notebook, tmp_path, rehearsal) -> None:
+    from opslib.aws import session
+
+    book = make_notebook(
+        "from pathlib import Path\nfrom opslib.aws import ledger, storage\n"
+        f"run = ledger.start_run('book', run_id=run_id, home=Path({str(tmp_path / 'runs')!r}))\n"
+        "bucket = storage.ensure_bucket(run)",
+        "# divide\n1 / 0",
+    )
+    outcome = notebook.execute(book, {"keep": "true"}, home=tmp_path / "runs")
+    assert "ZeroDivisionError" in outcome.failure
+    assert "# divide" in outcome.failure
+    assert outcome.summary["status"] == "failed"
+    assert outcome.summary["leftovers"] == []
+    assert outcome.run_id not in str(session.client("s3").list_buckets()["Buckets"])
+    page = outcome.report.read_text()
+    assert "ZeroDivisionError" in page
+    assert "failed" in page
