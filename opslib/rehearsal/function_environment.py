@@ -45,7 +45,8 @@ class FunctionVersion:
     handler: str
     timeout_seconds: int
     memory_mb: int
-    python: Path
+    python: Callable[[], Path]
+    """Gives the interpreter of the runtime, when an environment starts."""
     task_root: Path
     variables: Callable[[str], dict[str, str]] = field(repr=False)
     """Makes the variables from the log stream's name when an environment starts, because credentials expire."""
@@ -134,7 +135,7 @@ class FunctionEnvironment:
                 "-c",
                 _TO_FILE,
                 self._output,
-                self.function.python,
+                self.function.python(),
                 "-m",
                 "awslambdaric",
                 self.function.handler,

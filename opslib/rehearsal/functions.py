@@ -204,6 +204,7 @@ class FunctionsExtension:
         function.state, function.last_update_status = "Active", "Successful"
         if old:
             old.retire()
+        self._runtime()  # the first invocation may wait for it, but needs not begin it
 
     def _new_pool(self, function: LambdaFunction, task_root: Path) -> FunctionPool:
         version = FunctionVersion(
@@ -212,7 +213,7 @@ class FunctionsExtension:
             handler=function.handler,
             timeout_seconds=int(function.timeout),
             memory_mb=int(function.memory_size),
-            python=self._runtime(),
+            python=self._runtime,
             task_root=task_root,
             variables=lambda stream: function_variables(function, stream, task_root, self._rehearsal.endpoint_url),
         )

@@ -9,8 +9,9 @@ from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoint_hosting import Hosting, Variant
 from opslib.rehearsal.identity import assume_role, require_passable_role, role_credentials
 from opslib.rehearsal.log_streams import LogStream
-from opslib.rehearsal.model_data import fetch_model, find_model_data, require_model_data, storage_client
+from opslib.rehearsal.model_data import fetch_model, find_model_data, require_model_data
 from opslib.rehearsal.model_fleet import HEALTH_CHECK_SECONDS, Fleet, ModelContainer
+from opslib.rehearsal.role_storage import RoleStorage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,8 +52,7 @@ class HostedModels:
         require_passable_role(call, role)
         data = find_model_data(container)
         if data:
-            client = storage_client(role_credentials(role, "SageMaker"), call.region, self._rehearsal.endpoint_url)
-            require_model_data(client, data, role, call.region)
+            require_model_data(RoleStorage(assume_role(role, "SageMaker")), data, role, call.region)
         model = sagemaker_backends[ACCOUNT_ID][call.region].create_model(
             name, role, container, call.params.get("VpcConfig"), None, call.params.get("Tags", [])
         )
@@ -127,7 +127,7 @@ class HostedModels:
         routing = variant.get("RoutingConfig", {}).get("RoutingStrategy")
         container = ModelContainer(
             variables={"OMP_NUM_THREADS": str(threads), **self._variables(model, call.region)},
-            fetch_model=self._fetcher(model, call.region),
+            fetch_model=self._fetcher(model),
             open_log=_log_opener(model, call.region, endpoint_name, variant["VariantName"]),
             startup_seconds=variant.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_CHECK_SECONDS),
         )
@@ -145,14 +145,14 @@ class HostedModels:
             ours |= {"AWS_ENDPOINT_URL": self._rehearsal.endpoint_url, "AWS_EC2_METADATA_DISABLED": "true"}
         return ours | model.primary_container.get("Environment", {})
 
-    def _fetcher(self, model: Model, region: str) -> "Callable[[Path], None]":
+    @staticmethod
+    def _fetcher(model: Model) -> "Callable[[Path], None]":
         data = find_model_data(model.primary_container)
 
         def fetch(directory: "Path") -> None:
             directory.mkdir(parents=True, exist_ok=True)
             if data:
-                credentials = role_credentials(model.execution_role_arn, "SageMaker")
-                fetch_model(storage_client(credentials, region, self._rehearsal.endpoint_url), data, directory)
+                fetch_model(RoleStorage(assume_role(model.execution_role_arn, "SageMaker")), data, directory)
 
         return fetch
 
