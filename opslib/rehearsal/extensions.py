@@ -4,11 +4,12 @@ from typing import TYPE_CHECKING
 
 from opslib.rehearsal.endpoints import EndpointsExtension
 from opslib.rehearsal.functions import FunctionsExtension
+from opslib.rehearsal.training import TrainingExtension
 
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Extension, Rehearsal
 
-EXTENSIONS: "list[type[Extension]]" = [EndpointsExtension, FunctionsExtension]
+EXTENSIONS: "list[type[Extension]]" = [TrainingExtension, EndpointsExtension, FunctionsExtension]
 """Each is built with the rehearsal that is about to serve."""
 
 

@@ -1,0 +1,140 @@
+"""One host of a training job: its directory laid out as /opt/ml, its environment, its process, its last words.
+
+Source of the layout: https://docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-training-algo-running-container.html
+"""
+
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from opslib.rehearsal.channels import Channel, fetch_channel
+from opslib.rehearsal.containers import Container, build_container
+from opslib.rehearsal.keeper import Process, start_process
+from opslib.rehearsal.role_storage import RoleStorage
+from opslib.rehearsal.training_job import MAX_FAILURE_REASON, TrainingJob
+from opslib.rehearsal.training_program import (
+    Program,
+    read_program,
+    script_command,
+    script_variables,
+    unpack_code,
+)
+
+LAST_LINES = 20
+_LOOPBACK = "lo" if sys.platform == "linux" else "lo0"  # AWS says eth0; hosts meet on the loopback interface here
+
+
+class TrainingHost:
+    """A host of a job; `position` of `count`, as algo-1, algo-2, ..."""
+
+    def __init__(self, job: TrainingJob, directory: Path, position: int, count: int) -> None:
+        self.name = f"algo-{position + 1}"
+        self.process: Process | None = None
+        self._job = job
+        self._position, self._count = position, count
+        self._program: Program = read_program(job.params)
+        self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
+        self.container: Container = build_container(directory / self.name)
+
+    @property
+    def model_directory(self) -> Path:
+        """/opt/ml/model: becomes model.tar.gz."""
+        return self.container.root / "model"
+
+    @property
+    def output_directory(self) -> Path:
+        """/opt/ml/output/data: becomes output.tar.gz."""
+        return self.container.root / "output" / "data"
+
+    def prepare(self, channels: list[Channel], storage: RoleStorage, master_port: int) -> None:
+        """Lay out the directory and fetch the input.
+
+        Raises:
+            StorageRefused: an object cannot be read.
+        """
+        root = self.container.root
+        for made in (self.model_directory, self.output_directory, root / "input" / "config", root / "code"):
+            made.mkdir(parents=True, exist_ok=True)
+        hyperparameters = self._job.params.get("HyperParameters", {})
+        relocated = {name: self.container.relocate(value) for name, value in hyperparameters.items()}
+        self._write_config("hyperparameters", relocated)
+        self._write_config("resourceconfig", self._resources())
+        self._write_config("inputdataconfig", {channel.name: channel.config for channel in channels})
+        for channel in channels:
+            fetch_channel(channel, storage, root / "input" / "data" / channel.name, (self._position, self._count))
+        self._move_drivers(root / "input" / "data" / "sm_drivers", master_port)
+        if self._program.script:
+            unpack_code(self._program, storage, self.container)
+
+    def start(
+        self, credentials: Mapping[str, str], endpoint: Mapping[str, str], on_line: Callable[[str], None]
+    ) -> None:
+        """Start the program; `on_line` gets each line of its output."""
+
+        def hear(line: str) -> None:
+            self._last_lines.append(line)
+            on_line(line)
+
+        command = [self.container.relocate(part) for part in self._program.command]
+        directory = self.container.directory
+        if self._program.script:
+            command = script_command(self._program, self._job.params, self.container)
+            directory = self.container.root / "code"
+        environment = self.container.environment(self._variables() | endpoint | credentials)
+        self.process = start_process(command, env=environment, cwd=directory, on_line=hear)
+
+    def failure_reason(self, exit_code: int) -> str:
+        """Return the FailureReason of this host's exit: the failure file's text and the exit code, as AWS writes it."""
+        path = self.container.root / "output" / "failure"
+        text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
+        if not text and self._program.script:
+            words = "\n".join(self._last_lines)
+            text = f'ExecuteUserScriptError:\nExitCode {exit_code}\nErrorMessage "{words}"'
+        start, end = "AlgorithmError: ", f", exit code: {exit_code}"
+        return start + text[: MAX_FAILURE_REASON - len(start) - len(end)] + end
+
+    def _write_config(self, name: str, value: Any) -> None:
+        path = self.container.root / "input" / "config" / f"{name}.json"
+        path.write_text(json.dumps(value), encoding="utf-8")
+
+    def _resources(self) -> dict[str, Any]:
+        instance_type = self._job.params["ResourceConfig"].get("InstanceType", "")
+        hosts = [f"algo-{position + 1}" for position in range(self._count)]
+        group = {"instance_group_name": "homogeneousCluster", "instance_type": instance_type, "hosts": hosts}
+        return {
+            "current_host": self.name,
+            "current_instance_type": instance_type,
+            "current_group_name": "homogeneousCluster",
+            "hosts": hosts,
+            "instance_groups": [group],
+            "network_interface_name": _LOOPBACK,
+        }
+
+    def _move_drivers(self, directory: Path, master_port: int) -> None:
+        """Tell the SDK's driver scripts, whose paths and addresses are fixed, where /opt/ml and the first host are."""
+        for path in sorted(directory.rglob("*")):
+            if path.suffix not in {".py", ".sh", ".json"}:
+                continue
+            text = self.container.relocate(path.read_text(encoding="utf-8"))
+            if path.name == "environment.py" and self._count > 1:
+                text = text.replace('SM_MASTER_ADDR = "algo-1"', 'SM_MASTER_ADDR = "127.0.0.1"')
+            if path.name == "environment.py":
+                text = text.replace("SM_MASTER_PORT = 7777", f"SM_MASTER_PORT = {master_port}")
+            path.write_text(text, encoding="utf-8")
+
+    def _variables(self) -> dict[str, str]:
+        params = self._job.params
+        variables = {
+            "TRAINING_JOB_NAME": self._job.name,
+            "TRAINING_JOB_ARN": self._job.arn,
+            "CURRENT_HOST": self.name,
+        }
+        if self._count > 1:  # the hosts share this machine's cores
+            variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._count))
+        if self._program.script:
+            variables |= script_variables(self._program, params, self._resources())
+        return variables | params.get("Environment", {})

@@ -1,0 +1,66 @@
+"""A job's metrics: what its MetricDefinitions find in the lines it prints.
+
+AWS keeps the latest value of each in FinalMetricDataList and sends all of them to CloudWatch, namespace
+/aws/sagemaker/TrainingJobs: https://docs.aws.amazon.com/sagemaker/latest/dg/define-train-metrics.html
+"""
+
+import re
+from collections.abc import Mapping
+from math import isfinite
+from typing import Any
+
+from moto.cloudwatch.models import cloudwatch_backends
+
+from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
+from opslib.rehearsal.training_job import TrainingJob, now
+
+NAMESPACE = "/aws/sagemaker/TrainingJobs"
+
+
+def compile_definitions(params: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:
+    """Return the regular expressions of a CreateTrainingJob request by metric name.
+
+    Raises:
+        ServiceError: ValidationException, for what is no regular expression.
+    """
+    definitions = params.get("AlgorithmSpecification", {}).get("MetricDefinitions", [])
+    try:
+        return {definition["Name"]: re.compile(definition["Regex"]) for definition in definitions}
+    except re.error as error:
+        raise ServiceError("ValidationException", f"Invalid metric regular expression: {error}") from error
+
+
+class MetricReader:
+    """Finds a job's metrics in its lines."""
+
+    def __init__(self, job: TrainingJob, region: str) -> None:
+        self._job = job
+        self._region = region
+        self._patterns = compile_definitions(job.params)
+
+    def read(self, line: str) -> None:
+        """Note every metric in a line; the first group of its expression holds the number."""
+        for name, pattern in self._patterns.items():
+            for match in pattern.finditer(line):
+                value = _number(match.group(1) if pattern.groups else match.group(0))
+                if value is not None:
+                    self._note(name, value)
+
+    def _note(self, name: str, value: float) -> None:
+        self._job.note_metric(name, value)
+        datum = {
+            "MetricName": name,
+            "Dimensions": [{"Name": "TrainingJobName", "Value": self._job.name}],
+            "Timestamp": now().replace(tzinfo=None),
+            "Value": value,
+            "Unit": "None",
+        }
+        cloudwatch_backends[ACCOUNT_ID][self._region].put_metric_data(NAMESPACE, [datum])
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if isfinite(value) else None  # CloudWatch takes neither NaN nor infinity
