@@ -52,8 +52,8 @@ def processes_of(directory: Path) -> list[str]:
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory) -> Path:
     """Return a small drawn set: 5 breeds."""
-    directory = tmp_path_factory.mktemp("breeds")
-    draw_sample(directory, classes=5, per_split=(8, 3, 3))
+    directory = tmp_path_factory.mktemp("photos") / "breeds"
+    draw_sample(directory, breeds=5, per_breed={"train": 8, "valid": 3, "test": 3})
     return directory
 
 
