@@ -14,10 +14,13 @@ import shlex
 import site
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+from opslib.rehearsal.scratch import build_scratch_directory
+
+__all__ = ["OPT_ML", "Container", "build_container", "build_scratch_directory"]
 
 OPT_ML = "/opt/ml"
 _OPT_ML = re.compile(r"(?<![\w.-])/opt/ml(?![\w.-])")
@@ -108,11 +111,6 @@ def build_container(directory: Path) -> Container:
         made.mkdir(parents=True, exist_ok=True)
     _write_venv(container)
     return container
-
-
-def build_scratch_directory(prefix: str) -> Path:
-    """Make a private directory for the files of the rehearsal, under the system's temporary directory."""
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}-")).resolve()
 
 
 def _write_venv(container: Container) -> None:

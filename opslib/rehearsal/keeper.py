@@ -62,6 +62,10 @@ class Process:
         """Ask the command to end (SIGTERM); kill all of it when it has not after `grace_seconds`. Returns at once."""
         self._say(f"stop {grace_seconds}\n")
 
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the command alone. Returns at once."""
+        self._say(f"signal {number}\n")
+
     def kill(self) -> None:
         """Kill the command and all of its descendants. Returns at once; `wait` waits."""
         self._say("kill\n")
@@ -102,7 +106,7 @@ def start_process(
     ours, theirs = socket.socketpair()
     with theirs:
         keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", _KEPT_PROCESS, str(theirs.fileno()), *map(str, argv)],
+            _command(theirs, "session", argv),
             env=dict(env),
             cwd=cwd,
             stdin=subprocess.DEVNULL,
@@ -115,6 +119,22 @@ def start_process(
     if on_line:
         process._hand_on_output(on_line)
     return process
+
+
+def start_foreground_process(argv: Sequence[str]) -> Process:
+    """Start a command with this process's environment, terminal, input and output; kept like every other.
+
+    Raises:
+        RehearsalError: the command cannot be run; the message holds the system's reason.
+    """
+    ours, theirs = socket.socketpair()
+    with theirs:
+        keeper = subprocess.Popen(_command(theirs, "foreground", argv), pass_fds=(theirs.fileno(),))
+    return Process(keeper, ours, _receive_pid(keeper, ours))
+
+
+def _command(control: socket.socket, mode: str, argv: Sequence[str | Path]) -> list[str]:
+    return [sys.executable, "-I", "-S", _KEPT_PROCESS, str(control.fileno()), mode, *map(str, argv)]
 
 
 def _receive_pid(keeper: subprocess.Popen, control: socket.socket) -> int:

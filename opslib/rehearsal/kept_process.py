@@ -1,13 +1,16 @@
-"""The small program that stands between the rehearsal and each process it starts: `kept_process.py FD COMMAND ...`.
+"""The small program between the rehearsal and each process it starts: `kept_process.py FD MODE COMMAND ...`.
 
 It runs COMMAND and sees to it that nothing of it outlives the rehearsal or the command itself. FD is one end of a
 socket whose other end only the server holds: when the server is gone, even by kill -9, the socket reads as closed and
 everything that COMMAND started is killed. It is run by path with `python -I -S`, so it imports the standard library
 only and is ready in about 20 ms.
 
+MODE is `session`, or `foreground` for a command that shares the user's terminal: it stays in the terminal's process
+group and gets its Ctrl-C by itself.
+
 Said over the socket: `pid N` or `error TEXT` once, to the server; `stop SECONDS` (SIGTERM to the command, then SIGKILL
-to all of it) and `kill`, from the server. The exit code is the command's, or 128 + n when signal n ended it, as in
-containers.
+to all of it), `signal N` and `kill`, from the server. The exit code is that of the command, or 128 + n when signal n
+ended it, as in containers.
 """
 
 import ctypes
@@ -103,14 +106,15 @@ def reap() -> tuple[int, int] | None:
     return (pid, code if code >= 0 else 128 - code) if pid else None
 
 
-def spawn(command: list[str], control: socket.socket) -> int:
-    """Run the command in a session of its own; report its pid, or why it cannot run, over the socket."""
+def spawn(command: list[str], foreground: bool, control: socket.socket) -> int:
+    """Run the command, in a session of its own by default; report its pid, or why it cannot run, over the socket."""
     failed_read, failed_write = os.pipe()
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
-            os.setsid()
+            if not foreground:
+                os.setsid()
             _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != keeper:
                 os._exit(EXEC_FAILED)
@@ -127,7 +131,7 @@ def spawn(command: list[str], control: socket.socket) -> int:
     return pid
 
 
-def keep(pid: int, control: socket.socket, family: Family) -> int:
+def keep(pid: int, foreground: bool, control: socket.socket, family: Family) -> int:
     """Wait for the command and obey the server; return the command's exit code."""
     wakeup, bell = os.pipe()
     os.set_blocking(bell, False)
@@ -135,7 +139,7 @@ def keep(pid: int, control: socket.socket, family: Family) -> int:
     server, kill_at, asked_to_end = os.getppid(), None, []
     signal.signal(signal.SIGCHLD, lambda *_: None)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: asked_to_end.append(True))
+        signal.signal(number, signal.SIG_IGN if foreground else lambda *_: asked_to_end.append(True))
     while True:
         while ended := reap():
             if ended[0] == pid:
@@ -150,8 +154,10 @@ def keep(pid: int, control: socket.socket, family: Family) -> int:
             said = control.recv(256)
             if not said or b"kill" in said:  # nothing said: the server is gone
                 return 128 + signal.SIGKILL
-            kill_at = time.monotonic() + float(said.split()[1])
-            send(pid, signal.SIGTERM)
+            word, value = said.split()[:2]
+            if word == b"stop":
+                kill_at = time.monotonic() + float(value)
+            send(pid, signal.SIGTERM if word == b"stop" else int(value))
         # A fork of the server that holds its end of the socket open hides its death; the parent's id does not.
         orphaned = os.getppid() != server
         if asked_to_end or orphaned or (kill_at is not None and time.monotonic() >= kill_at):
@@ -164,12 +170,13 @@ def main() -> int:
     control.set_inheritable(False)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     family = Family()
-    pid = spawn(sys.argv[2:], control)
+    foreground = sys.argv[2] == "foreground"
+    pid = spawn(sys.argv[3:], foreground, control)
     nowhere = os.open(os.devnull, os.O_RDWR)
     for stream in (0, 1, 2):  # so that the server's pipe closes when the last process of the command does
         os.dup2(nowhere, stream)
     try:
-        return keep(pid, control, family)
+        return keep(pid, foreground, control, family)
     finally:
         family.kill()
 

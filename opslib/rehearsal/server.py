@@ -23,11 +23,11 @@ from werkzeug.serving import ThreadedWSGIServer
 
 from opslib.errors import RehearsalError
 from opslib.rehearsal.calls import Operation
-from opslib.rehearsal.containers import build_scratch_directory
 from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
 from opslib.rehearsal.gate import Gate
 from opslib.rehearsal.identity import create_administrator
 from opslib.rehearsal.keeper import kill_all_processes
+from opslib.rehearsal.scratch import build_scratch_directory, remove_orphaned_directories
 
 HOST = "127.0.0.1"
 DEFAULT_REGION = "us-east-1"
@@ -52,7 +52,7 @@ class Rehearsal:
 
     def __init__(self, region: str = DEFAULT_REGION, *, port: int = 0) -> None:
         self.region = region
-        self.directory = build_scratch_directory("rehearsal")
+        self.directory = build_scratch_directory("server")
         self._listener = _listen(port)
         self.endpoint_url = f"http://{HOST}:{self._listener.getsockname()[1]}"
         self.environment: dict[str, str] = {}
@@ -166,6 +166,7 @@ def start(*, region: str = DEFAULT_REGION, port: int = 0, set_environment: bool 
 def _start(region: str, port: int) -> Rehearsal:
     from opslib.rehearsal.extensions import build_extensions
 
+    remove_orphaned_directories()
     default_user_config.setdefault("iam", {})["load_aws_managed_policies"] = True
     rehearsal = Rehearsal(region, port=port)
     for extension in build_extensions(rehearsal):

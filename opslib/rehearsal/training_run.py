@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from opslib.errors import RehearsalError
 from opslib.rehearsal.channels import read_channels
-from opslib.rehearsal.containers import build_scratch_directory
 from opslib.rehearsal.identity import Principal, role_credentials
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.role_storage import RoleStorage, StorageRefused
@@ -39,7 +38,7 @@ class TrainingRun:
         self._session = session
         self._storage = RoleStorage(session)
         self._metrics = MetricReader(job, region)
-        self._directory = build_scratch_directory("training")
+        self._directory = rehearsal.directory / "training" / job.name
         self._hosts: list[TrainingHost] = []
         self._lock = threading.Lock()
         self._stopped_as = ""
