@@ -38,9 +38,9 @@ class TrainingSpec:
     """
 
     backbone: str = "resnet50"
-    epochs: int = 20
+    epochs: int = 40
     batch_size: int = 32
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     patience: int = 5
     views: int = 1
     seed: int = 0

@@ -1,0 +1,30 @@
+"""Requests that the model refuses, as exceptions that AWS's inference toolkit turns into an HTTP status."""
+
+import http
+
+from opslib.errors import OpslibError
+
+try:
+    # AWS's PyTorch container answers 500 to everything but this class and its subclasses
+    # (sagemaker_inference/transformer.py, Transformer.transform).
+    from sagemaker_inference.errors import BaseInferenceToolkitError as _ToolkitError
+except ImportError:
+
+    class _ToolkitError(Exception):
+        """Stands in where the toolkit is not installed."""
+
+
+class RequestError(OpslibError, _ToolkitError):
+    """A request that gets a 4xx answer.
+
+    Attributes:
+        status_code: HTTP status.
+        message: The reason, for the client.
+        phrase: HTTP's own words for the status.
+    """
+
+    def __init__(self, status_code: int, message: str) -> None:
+        """Keep the status and the reason."""
+        OpslibError.__init__(self, message)
+        self.status_code = status_code
+        self.phrase = http.HTTPStatus(status_code).phrase
