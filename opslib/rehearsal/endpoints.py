@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker_backends
 
+from opslib.errors import OpslibError
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoint_hosting import Hosting, HostingFailed
 from opslib.rehearsal.hosted_models import HostedModels
@@ -139,10 +140,7 @@ class EndpointsExtension:
             raise _invalid(f'Cannot update in-progress endpoint "{record.arn}".')
 
     def _bring_into_service(self, key: Key, record: FakeEndpoint, hosting: Hosting) -> None:
-        try:
-            hosting.start()
-        except HostingFailed as error:
-            record.failure_reason = str(error)
+        if not _started(hosting, record):
             _set_status(record, "Failed")
             return
         with self._lock:
@@ -151,10 +149,7 @@ class EndpointsExtension:
         _set_status(record, "InService")
 
     def _take_over(self, key: Key, record: FakeEndpoint, hosting: Hosting, config: str) -> None:
-        try:
-            hosting.start()
-        except HostingFailed as error:
-            record.failure_reason = str(error)
+        if not _started(hosting, record):
             _set_status(record, "InService")
             return
         with self._lock:
@@ -166,6 +161,16 @@ class EndpointsExtension:
         record.endpoint_config_name, record.failure_reason = config, None
         _set_status(record, "InService")
         old.retire()
+
+
+def _started(hosting: Hosting, record: FakeEndpoint) -> bool:
+    """Start what an endpoint runs; False, with the reason in the record, when it does not come into service."""
+    try:
+        hosting.start()
+    except (HostingFailed, OpslibError) as error:
+        record.failure_reason = str(error)
+        return False
+    return True
 
 
 def _resize(record: FakeEndpoint, hosting: Hosting, wanted: list[dict[str, Any]]) -> None:

@@ -128,7 +128,7 @@ class FunctionEnvironment:
     def _initialise(self, request_id: str) -> bool:
         """Start the process and wait until it asks for an event; False when ten seconds are not enough."""
         temporary = self._directory / "tmp"
-        temporary.mkdir()
+        temporary.mkdir(exist_ok=True)
         self._process = start_process(
             [
                 "/bin/sh",

@@ -12,6 +12,9 @@ from opslib.rehearsal.identity import role_credentials
 MAX_VARIABLES_BYTES = 4096
 """Largest size of all environment variables together."""
 
+_LARGEST = {"Timeout": 900, "MemorySize": 10240}
+"""Quotas that are not in botocore's model: seconds and MB."""
+
 _RETIRED_RUNTIMES = ("python2.7", "python3.6", "python3.7", "python3.8")
 _RESERVED_VARIABLES = frozenset(
     {
@@ -43,8 +46,13 @@ def check_settings(params: dict[str, Any], present: dict[str, Any]) -> None:
     `present` holds the settings that a call does not name, on an update.
 
     Raises:
-        ServiceError: InvalidParameterValueException.
+        ServiceError: ValidationException or InvalidParameterValueException.
     """
+    for name, largest in _LARGEST.items():
+        if params.get(name, 0) > largest:
+            where = f"Value '{params[name]}' at '{name[0].lower()}{name[1:]}' failed to satisfy constraint"
+            reason = f"1 validation error detected: {where}: Member must have value less than or equal to {largest}"
+            raise ServiceError("ValidationException", reason)
     _check_runtime(params, {**present, **params})
     _check_variables(params.get("Environment", {}).get("Variables", {}))
     for name in ("Layers", "VpcConfig", "FileSystemConfigs"):
@@ -95,6 +103,10 @@ def configuration(function: LambdaFunction) -> dict[str, Any]:
     shown["LoggingConfig"] = {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{function.function_name}"}
     if function.state == "Pending":
         shown["StateReason"], shown["StateReasonCode"] = "The function is being created.", "Creating"
+    if function.state == "Failed":
+        shown["StateReason"], shown["StateReasonCode"] = function.state_reason, "InternalError"
+    if function.last_update_status == "Failed":
+        shown["LastUpdateStatusReason"], shown["LastUpdateStatusReasonCode"] = function.state_reason, "InternalError"
     if function.last_update_status == "InProgress":
         shown["LastUpdateStatusReason"] = "The function is being created."
         shown["LastUpdateStatusReasonCode"] = "Creating"

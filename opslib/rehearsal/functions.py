@@ -196,7 +196,12 @@ class FunctionsExtension:
 
     def _build_pool(self, function: LambdaFunction, content: bytes) -> None:
         task_root = self._directory / uuid.uuid4().hex / "task"
-        unpack_code(content, task_root)
+        try:
+            unpack_code(content, task_root)
+        except OSError as error:  # e.g. the disk is full
+            function.last_update_status, function.state_reason = "Failed", str(error)
+            function.state = "Failed" if function.state == "Pending" else function.state
+            return
         pool = self._new_pool(function, task_root)
         with self._lock:
             old = self._pools.get(_key(function))
