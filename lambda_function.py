@@ -234,7 +234,11 @@ def _explain_model_error(error: ClientError) -> RequestError:
 
 
 def _reason(words: str) -> str:
-    """Return the message in a model's JSON error, or its words as they are."""
+    """Return the message in a model's JSON error, or its words as they are; never its traceback.
+
+    AWS's inference toolkit answers with the message, a line end, and the traceback.
+    """
+    words = words.partition("\nTraceback (most recent call last):")[0]
     try:
         found = json.loads(words)
     except ValueError:

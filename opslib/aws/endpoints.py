@@ -14,7 +14,8 @@ from opslib.aws.logs import delete_log_group, endpoint_group, ensure_log_group, 
 from opslib.aws.predictions import Latency, Prediction, classify, measure_latency
 from opslib.aws.roles import once_role_is_known
 from opslib.aws.session import client, current_session, region
-from opslib.errors import ConfigurationError, EndpointFailed
+from opslib.aws.storage import object_exists
+from opslib.errors import AwsError, ConfigurationError, EndpointFailed
 from opslib.specs import EndpointSpec
 
 __all__ = [
@@ -75,10 +76,14 @@ def deploy_model(
     Raises:
         EndpointFailed: it did not come into service; the message holds SageMaker's reason and the last log lines.
         AwsError: AWS refused.
-        ConfigurationError: `name` is too long.
+        ConfigurationError: `name` is too long, or taken.
     """
     endpoint = name or run.fresh_name("endpoint")
     _refuse_name(endpoint)
+    if not object_exists(model_uri):  # SageMaker would say so in the words that it has for a role it cannot assume
+        raise AwsError(
+            f"there is no model at {model_uri}", hint="training_results(...).model_uri is the URI of a job's model"
+        )
     with ExitStack() as undo:  # an interrupted wait must not leave an endpoint that is billed by the hour
         with explained(f"making endpoint {endpoint}"):
             _create(run, spec, endpoint, undo, {"model_uri": model_uri, "role": role})

@@ -73,7 +73,9 @@ def classify(endpoint_name: str, photo: bytes | Path, *, content_type: str = "")
 
 
 def _original_words(error: ClientError) -> str:
-    return masked(str(error.response.get("OriginalMessage", ""))) or error_message(error)
+    """Return what the model said; AWS's inference toolkit adds its traceback, which is in the log, too."""
+    words = str(error.response.get("OriginalMessage", "")).partition("\nTraceback (most recent call last):")[0]
+    return masked(words) or error_message(error)
 
 
 def _read(path: Path) -> bytes:

@@ -78,15 +78,16 @@ def ensure_execution_role(run: Run, bucket: str) -> str:
     return ensure_role(run, run.name("execution"), "sagemaker.amazonaws.com", statements)
 
 
-def ensure_function_role(run: Run, endpoint_name: str, function_name: str) -> str:
+def ensure_function_role(run: Run, endpoint_name: str, function_name: str = "") -> str:
     """Make the role of the run's Lambda function; return its ARN.
 
-    It may invoke exactly `endpoint_name`, and write to the function's own log group.
+    It may invoke exactly `endpoint_name`, and write to the function's own log group. Without `function_name` that is
+    the function of `functions.ensure_function`.
 
     Raises:
         AwsError: IAM refused.
     """
-    statements = policies.function_statements(here(), endpoint_name, function_name)
+    statements = policies.function_statements(here(), endpoint_name, function_name or run.name("function"))
     return ensure_role(run, run.name("lambda"), "lambda.amazonaws.com", statements)
 
 

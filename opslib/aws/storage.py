@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from botocore.exceptions import BotoCoreError, ClientError
 
 from opslib.aws.buckets import delete_bucket, delete_objects, ensure_bucket
-from opslib.aws.failures import error_code, error_message, explained, hint_for
+from opslib.aws.failures import error_code, error_message, explained, gone_is_fine, hint_for
 from opslib.aws.session import client
 from opslib.errors import AwsError, ConfigurationError
 
@@ -27,6 +27,7 @@ __all__ = [
     "download_prefix",
     "ensure_bucket",
     "list_objects",
+    "object_exists",
     "split_uri",
     "upload_files",
 ]
@@ -210,6 +211,20 @@ def download_file(uri: str, path: Path) -> Path:
 def _chunks(body: Any) -> Iterator[bytes]:
     with body:
         yield from body.iter_chunks(CHUNK_BYTES)
+
+
+def object_exists(uri: str) -> bool:
+    """Tell whether there is an object of that URI.
+
+    Raises:
+        AwsError: S3 refused.
+        ConfigurationError: `uri` is not an S3 URI.
+    """
+    bucket, key = split_uri(uri)
+    with explained(f"looking at {uri}"), gone_is_fine():
+        client("s3").head_object(Bucket=bucket, Key=key)
+        return True
+    return False
 
 
 def delete_prefix(uri: str) -> None:

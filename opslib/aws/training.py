@@ -213,6 +213,7 @@ def training_results(name: str, directory: Path) -> TrainingResults:
     output_path = description["OutputDataConfig"]["S3OutputPath"].rstrip("/")
     archive = download_file(f"{output_path}/{name}/output/output.tar.gz", Path(directory) / "output.tar.gz")
     _unpack(archive, Path(directory))
+    archive.unlink()
     return TrainingResults(
         metrics=[json.loads(line) for line in _read(Path(directory) / "metrics.jsonl").splitlines() if line],
         report=json.loads(_read(Path(directory) / "report.json")),

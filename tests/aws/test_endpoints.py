@@ -1,0 +1,119 @@
+"""Endpoints come into service whole or not at all, and what they say of a photo is told in their own words."""
+
+import json
+
+import pytest
+
+from opslib.aws import endpoints, predictions, roles, storage
+from opslib.aws.endpoints import classify, deploy_model
+from opslib.aws.inventory import KINDS
+from opslib.aws.logs import endpoint_group, list_log_groups
+from opslib.aws.session import client
+from opslib.aws.sweeping import find_leftovers
+from opslib.errors import AwsError, ConfigurationError, EndpointFailed
+from opslib.specs import EndpointSpec
+from tests.aws.conftest import put_model
+
+JPEG = b"\xff\xd8\xff a photo"
+
+
+def test_an_endpoint_from_model_to_nothing(run, model_uri, tmp_path) -> None:
+    looks: list[endpoints.EndpointProgress] = []
+    role = roles.ensure_execution_role(run, run.name("data"))
+    spec = EndpointSpec(url_hosts=("example.org", "example.com"))
+    name = deploy_model(run, spec, model_uri=model_uri, role=role, on_progress=looks.append)
+    assert name == run.name("endpoint")
+    assert looks[-1].status == "InService"
+    assert looks[-1].elapsed_seconds < 10
+    container = client("sagemaker").describe_model(ModelName=name)["PrimaryContainer"]
+    assert container["Environment"]["SAGEMAKER_SUBMIT_DIRECTORY"] == "/opt/ml/model/code"
+    assert container["Environment"]["OPSLIB_URL_HOSTS"] == "example.org,example.com"
+    assert "/pytorch-inference:2.6" in container["Image"]
+
+    prediction = classify(name, JPEG)
+    assert prediction.label == "Affenpinscher"
+    assert prediction.top == [("Affenpinscher", 0.75), ("Beagle", 0.25)]
+    assert prediction.scores == [float(len(JPEG)), 0.5]
+    (tmp_path / "photo.jpg").write_bytes(JPEG)
+    assert classify(name, tmp_path / "photo.jpg") == prediction
+    with pytest.raises(EndpointFailed, match=r"the model answered 415.*this is not a photo"):
+        classify(name, b"nonsense")
+
+    with pytest.raises(ConfigurationError, match="already"):
+        deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, name=name)
+    endpoints.delete_endpoint(name)
+    endpoints.delete_endpoint(name)
+    assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
+    with pytest.raises(AwsError, match="asking endpoint"):
+        classify(name, JPEG)
+
+
+def test_a_model_that_does_not_load_leaves_nothing(run, model_uri) -> None:
+    broken = put_model(run.name("data"), "broken.tar.gz", broken="yes")
+    role = roles.ensure_execution_role(run, run.name("data"))
+    with pytest.raises(EndpointFailed, match="did not come into service") as caught:
+        deploy_model(run, EndpointSpec(), model_uri=broken, role=role)
+    assert "this model is broken" in caught.value.message  # its own log lines
+    assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
+    assert list_log_groups(endpoint_group(run.name("endpoint"))) == []
+
+
+def test_a_missing_model_leaves_nothing(run) -> None:
+    bucket = storage.ensure_bucket(run)
+    role = roles.ensure_execution_role(run, bucket)
+    with pytest.raises(AwsError, match="there is no model"):
+        deploy_model(run, EndpointSpec(), model_uri=f"s3://{bucket}/none.tar.gz", role=role)
+    assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
+
+
+def test_an_interrupted_wait_leaves_nothing(run, model_uri) -> None:
+    def interrupt(_: endpoints.EndpointProgress) -> None:
+        raise KeyboardInterrupt
+
+    role = roles.ensure_execution_role(run, run.name("data"))
+    with pytest.raises(KeyboardInterrupt):
+        deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, on_progress=interrupt)
+    assert not endpoints.endpoint_exists(run.name("endpoint"))
+    assert not KINDS["model"].exists(run.name("endpoint"))
+
+
+def test_a_name_that_is_too_long_is_refused(run) -> None:
+    with pytest.raises(ConfigurationError, match="63"):
+        deploy_model(run, EndpointSpec(), model_uri="s3://b/k", role="r", name="x" * 64)
+
+
+@pytest.mark.parametrize(
+    ("head", "expected"),
+    [
+        (JPEG, "image/jpeg"),
+        (b"\x89PNG\r\n\x1a\n...", "image/png"),
+        (b"RIFF\x00\x00\x00\x00WEBPVP8 ", "image/webp"),
+        (b"RIFF\x00\x00\x00\x00WAVEfmt ", "application/x-image"),
+        (b"", "application/x-image"),
+    ],
+)
+def test_content_types_are_seen_in_the_first_bytes(head: bytes, expected: str) -> None:
+    assert predictions.content_type_of(head) == expected
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[[1.0]]", b"null", json.dumps({"predicted_label": "x"}).encode()])
+def test_another_models_answer_is_not_taken_for_ours(body: bytes) -> None:
+    with pytest.raises(EndpointFailed, match=r"not one of inference\.py"):
+        predictions.parse_prediction(body)
+
+
+def test_a_missing_file_is_named(tmp_path) -> None:
+    with pytest.raises(ConfigurationError, match=r"none\.jpg"):
+        classify("x", tmp_path / "none.jpg")
+
+
+def test_latency_is_the_median_of_the_calls(monkeypatch) -> None:
+    clock = iter([0.0, 0.010, 0.0, 0.020, 0.0, 0.090])
+    monkeypatch.setattr(predictions.time, "perf_counter", lambda: next(clock))
+    calls: list[int] = []
+    latency = predictions.measure_latency(lambda: calls.append(1), count=3)
+    assert latency.p50_ms == pytest.approx(20)
+    assert 20 < latency.p95_ms <= 90
+    assert len(calls) == 4  # one to open the connection
+    with pytest.raises(ConfigurationError):
+        predictions.measure_latency(lambda: None, count=1)

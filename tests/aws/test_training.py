@@ -1,0 +1,178 @@
+"""A training job from its staged code to its results, with a script that needs no torch."""
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from opslib.aws import roles, storage, training
+from opslib.aws.ledger import Run
+from opslib.aws.logs import TRAINING_GROUP, list_log_streams
+from opslib.aws.progress import parse_metrics
+from opslib.aws.session import client
+from opslib.errors import AwsError, ConfigurationError, TrainingFailed
+from opslib.specs import METRIC_REGEXES, JobSpec, TrainingSpec
+
+SCRIPT = """
+import json, os, pathlib, sys, time
+
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+photos = sorted(pathlib.Path(os.environ["SM_CHANNEL_TRAINING"]).rglob("*.jpg"))
+if arguments["--backbone"] == "fails":
+    pathlib.Path(os.environ["SM_OUTPUT_DIR"], "failure").write_text("no backbone 'fails'; did you mean 'works'?")
+    sys.exit(1)
+for epoch in (1, 2):
+    print(f"epoch={epoch} train_loss=1.5 train_accuracy=0.5 valid_loss={1 / epoch} valid_accuracy=0.25", flush=True)
+if arguments["--backbone"] == "sleeps":
+    time.sleep(600)
+print("test_accuracy=0.75 test_top5=1.0", flush=True)
+output = pathlib.Path(os.environ["SM_OUTPUT_DATA_DIR"])
+(output / "metrics.jsonl").write_text('{"epoch": 1, "valid_loss": 1.0}\\n{"epoch": 2, "valid_loss": 0.5}\\n')
+(output / "report.json").write_text(json.dumps({"photos": [photo.name for photo in photos], "arguments": arguments}))
+pathlib.Path(os.environ["SM_MODEL_DIR"], "model.json").write_text("{}")
+"""
+
+
+@pytest.fixture
+def staged(monkeypatch) -> None:
+    """Stage SCRIPT as hpo.py instead of the project's."""
+
+    def stage(destination: Path, *, scripts: tuple[str, ...], requirements: tuple[str, ...]) -> None:
+        assert scripts == ("hpo.py", "inference.py")
+        assert requirements == ()
+        destination.mkdir()
+        (destination / "hpo.py").write_text(SCRIPT)
+
+    monkeypatch.setattr(training, "copy_bundle", stage)
+    monkeypatch.setattr(training, "backbone_requirements", lambda _: ())
+
+
+def start(run: Run, tmp_path: Path, backbone: str, **job: int) -> str:
+    """Start a job on two photos."""
+    bucket = storage.ensure_bucket(run)
+    for name in ("a.jpg", "Ä.jpg"):
+        (tmp_path / name).write_bytes(b"photo")
+    items = [(f"train/breed/{name}", tmp_path / name) for name in ("a.jpg", "Ä.jpg")]
+    return training.start_training(
+        run,
+        TrainingSpec(backbone=backbone, epochs=2),
+        JobSpec(**job),
+        photos_uri=storage.upload_files(items, bucket, "photos"),
+        bucket=bucket,
+        role=roles.ensure_execution_role(run, bucket),
+    )
+
+
+def test_a_job_from_start_to_results(run, tmp_path, staged) -> None:
+    environment = dict(os.environ)
+    name = start(run, tmp_path, "works")
+    assert dict(os.environ) == environment
+    looks: list[training.TrainingProgress] = []
+    summary = training.wait_for_training(name, looks.append)
+
+    assert [row["valid_loss"] for row in looks[-1].metrics] == [1.0, 0.5]
+    assert looks[-1].metrics[0] == {
+        "epoch": 1, "train_loss": 1.5, "train_accuracy": 0.5, "valid_loss": 1.0, "valid_accuracy": 0.25,
+    }  # fmt: skip
+    assert looks[-1].status == "Completed"
+    assert sum("test_accuracy=0.75" in line for look in looks for line in look.lines) == 1
+    assert summary.final_metrics["valid:loss"] == pytest.approx(0.5)
+    assert summary.model_uri == f"s3://{run.name('data')}/{run.prefix}/training/{name}/output/model.tar.gz"
+
+    results = training.training_results(name, tmp_path / "results")
+    assert results.metrics[1] == {"epoch": 2, "valid_loss": 0.5}
+    assert results.report["photos"] == ["a.jpg", "Ä.jpg"]
+    spec = TrainingSpec(backbone="works", epochs=2)
+    assert results.report["arguments"] == {f"--{name}": value for name, value in spec.hyperparameters().items()}
+    assert results.model_uri == summary.model_uri
+    assert results.train_seconds >= 0
+
+    description = client("sagemaker").describe_training_job(TrainingJobName=name)
+    definitions = {
+        entry["Name"]: entry["Regex"] for entry in description["AlgorithmSpecification"]["MetricDefinitions"]
+    }
+    assert definitions == METRIC_REGEXES
+    assert re.search(r"/pytorch-training:\d.*-cpu-", description["AlgorithmSpecification"]["TrainingImage"])
+    assert client("sagemaker").list_tags(ResourceArn=description["TrainingJobArn"])["Tags"] == run.tags
+    assert ("training-job", name) in [(resource.kind, resource.identifier) for resource in run.resources()]
+
+
+def test_a_failing_script_reaches_the_user(run, tmp_path, staged) -> None:
+    name = start(run, tmp_path, "fails")
+    with pytest.raises(TrainingFailed, match="did you mean 'works'") as caught:
+        training.wait_for_training(name)
+    assert "ended as Failed" in caught.value.message
+    assert TRAINING_GROUP in caught.value.hint
+    with pytest.raises(TrainingFailed, match="no results"):
+        training.training_results(name, tmp_path / "results")
+
+
+def test_a_stopped_job_and_its_traces_can_be_deleted(run, tmp_path, staged) -> None:
+    name = start(run, tmp_path, "sleeps")
+    looks: list[training.TrainingProgress] = []
+    for look in training.follow_training(name):
+        looks.append(look)
+        if look.status == "InProgress" and len(look.metrics) == 2:
+            training.stop_training(name)
+    assert look.status == "Stopped"
+    assert any(one.status == "InProgress" and one.metrics for one in looks)  # lines came while it ran
+    with pytest.raises(TrainingFailed, match="Stopped"):
+        training.wait_for_training(name)
+    training.stop_training(name)
+    training.delete_training(name)
+    training.delete_training(name)
+    training.stop_training(name)
+    assert list_log_streams(TRAINING_GROUP, f"{name}/") == []
+    with pytest.raises(AwsError, match="not found"):
+        training.wait_for_training(name)
+
+
+def test_two_jobs_of_one_second_have_two_names(run, tmp_path, staged, monkeypatch) -> None:
+    first, second = start(run, tmp_path, "works"), start(run, tmp_path, "works")
+    assert first != second
+    assert first.startswith(run.name_prefix)
+
+
+def test_a_role_that_may_not_be_used_is_reported_in_aws_words(run, tmp_path, staged, monkeypatch) -> None:
+    nobody = "arn:aws:iam::000000000000:role/nobody"
+    monkeypatch.setattr(roles, "ensure_execution_role", lambda *_: nobody)
+    with pytest.raises(AwsError, match="starting the training job"):
+        start(run, tmp_path, "works")
+
+
+def test_output_that_leads_outside_is_refused(tmp_path) -> None:
+    import io
+    import tarfile
+
+    archive = tmp_path / "output.tar.gz"
+    with tarfile.open(archive, "w:gz") as tar:
+        entry = tarfile.TarInfo("../outside")
+        tar.addfile(entry, io.BytesIO(b""))
+    (tmp_path / "in").mkdir()
+    with pytest.raises(AwsError, match="cannot be unpacked"):
+        training._unpack(archive, tmp_path / "in")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_the_objective_is_read_from_a_printed_line() -> None:
+    line = "epoch=12 train_loss=0.1 train_accuracy=0.99 valid_loss=4.5e-01 valid_accuracy=0.875"
+    assert parse_metrics(line)["valid_loss"] == pytest.approx(0.45)
+    assert parse_metrics(line)["epoch"] == 12
+    assert parse_metrics("test_accuracy=0.5 test_top5=0.9") == {"test_accuracy": 0.5, "test_top5": 0.9}
+    assert parse_metrics("epoch 3 begins") == {}
+
+
+def test_an_unknown_job_is_an_error(rehearsal) -> None:
+    with pytest.raises(AwsError, match="looking at training job"):
+        training.wait_for_training("no-such-job")
+
+
+def test_several_instances_are_refused_before_aws_is_asked() -> None:
+    with pytest.raises(ConfigurationError, match="instance_count"):
+        JobSpec(instance_count=5)
+
+
+def test_hyperparameters_are_json_readable() -> None:
+    assert json.loads(TrainingSpec().hyperparameters()["learning_rate"]) == pytest.approx(TrainingSpec().learning_rate)
