@@ -48,6 +48,7 @@ class FunctionVersion:
     python: Callable[[], Path]
     """Gives the interpreter of the runtime, when an environment starts."""
     task_root: Path
+    """The unpacked code; each environment makes a directory of its own beside it."""
     variables: Callable[[str], dict[str, str]] = field(repr=False)
     """Makes the variables from the log stream's name when an environment starts, because credentials expire."""
 
@@ -84,7 +85,7 @@ class FunctionEnvironment:
         self.last_used = time.monotonic()
         self._stream = stream
         self._write_log = write_log
-        self._directory = Path(tempfile.mkdtemp(prefix="opslib-function-"))
+        self._directory = Path(tempfile.mkdtemp(prefix="environment-", dir=function.task_root.parent))
         self._output = self._directory / "output.log"
         self._output.touch()
         self._api = RuntimeApi()

@@ -126,6 +126,7 @@ class HostedModels:
         model = self._model(call, variant["ModelName"])
         routing = variant.get("RoutingConfig", {}).get("RoutingStrategy")
         container = ModelContainer(
+            directory=self._rehearsal.directory,
             variables={"OMP_NUM_THREADS": str(threads), **self._variables(model, call.region)},
             fetch_model=self._fetcher(model),
             open_log=_log_opener(model, call.region, endpoint_name, variant["VariantName"]),

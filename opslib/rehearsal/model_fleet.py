@@ -7,6 +7,7 @@ traffic, and it is replaced when it dies or does not answer within 60 seconds.
 import secrets
 import shutil
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import urllib3
 
-from opslib.rehearsal.containers import build_container, build_scratch_directory
+from opslib.rehearsal.containers import build_container
 from opslib.rehearsal.keeper import Process, start_process
 
 INVOCATION_SECONDS = 60.0
@@ -42,6 +43,8 @@ class InvocationTimedOut(Exception):  # noqa: N818 - it becomes a ModelError
 class ModelContainer:
     """What each instance runs: its variables, and the functions that bring its model and take its output."""
 
+    directory: Path
+    """Where each instance makes a directory of its own."""
     variables: Mapping[str, str]
     fetch_model: Callable[[Path], None]
     open_log: Callable[[str], Callable[[Sequence[str]], None]]
@@ -67,7 +70,7 @@ class ModelInstance:
         self.healthy = False
         self._model = container
         self._write_log = container.open_log(f"i-0{secrets.token_hex(8)}")
-        self._directory = build_scratch_directory("opslib-endpoint")
+        self._directory = Path(tempfile.mkdtemp(prefix="instance-", dir=container.directory))
         self._process: Process | None = None
         self._pool: urllib3.HTTPConnectionPool | None = None
         self._closed = False

@@ -24,12 +24,14 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import uvicorn
+from packaging.requirements import InvalidRequirement, Requirement
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -192,10 +194,31 @@ def import_user_module(model_dir: Path) -> ModuleType | SimpleNamespace:
 
 
 def install_requirements(model_dir: Path) -> None:
-    """Install what code/requirements.txt names, as AWS's container does before it serves."""
+    """Install what code/requirements.txt names, as AWS's container does before it serves.
+
+    pip needs seconds to find that there is nothing to do, so it is asked only when there may be something.
+    """
     requirements = Path(os.environ.get("SAGEMAKER_SUBMIT_DIRECTORY", str(model_dir / "code")), "requirements.txt")
-    if requirements.is_file():
-        subprocess.run(["pip3", "install", "--disable-pip-version-check", "-r", str(requirements)], check=True)
+    if not requirements.is_file():
+        return
+    lines = [line.partition(" #")[0].strip() for line in requirements.read_text(encoding="utf-8").splitlines()]
+    wanted = [line for line in lines if line and not line.startswith("#")]
+    if all(is_installed(line) for line in wanted):
+        for line in wanted:
+            write_line(f"Requirement already satisfied: {line}")
+        return
+    subprocess.run(["pip3", "install", "--disable-pip-version-check", "-r", str(requirements)], check=True)
+
+
+def is_installed(line: str) -> bool:
+    """Return whether a line of a requirements file names a distribution that is here in a version that it allows."""
+    try:
+        requirement = Requirement(line)
+        version = metadata.version(requirement.name)
+    except (InvalidRequirement, metadata.PackageNotFoundError):
+        return False
+    plain = not (requirement.url or requirement.extras or requirement.marker)
+    return plain and requirement.specifier.contains(version, prereleases=True)
 
 
 def write_line(text: str) -> None:

@@ -318,12 +318,16 @@ def test_invoking_needs_permission_for_exactly_that_endpoint(deploy):
     assert caught.value.response["Error"]["Code"] == "AccessDeniedException"
 
 
-def test_requirements_are_installed_in_the_container(deploy, make_model):
-    name = deploy(make_model({"code/inference.py": INFERENCE, "code/requirements.txt": "psutil\n"}))
-    assert ask(name)["length"] == 5
-    assert any(
-        "Requirement already satisfied: psutil" in line for line in log_lines(f"/aws/sagemaker/Endpoints/{name}")
+def test_requirements_that_are_met_cost_nothing_and_others_are_pips(deploy, make_model):
+    name = deploy(
+        make_model({"code/inference.py": INFERENCE, "code/requirements.txt": "psutil>=1  # finds processes\n"})
     )
+    lines = log_lines(f"/aws/sagemaker/Endpoints/{name}")
+    assert "Requirement already satisfied: psutil>=1" in lines
+    files = {"code/inference.py": INFERENCE, "code/requirements.txt": "./not-a-package\n"}
+    name = deploy(make_model(files))
+    assert settled(name)["FailureReason"] == MISSED_PING
+    assert any("not-a-package" in line for line in log_lines(f"/aws/sagemaker/Endpoints/{name}"))
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.*")  # what AWS's container serves by default, deprecated or not
