@@ -105,13 +105,17 @@ def delete_objects(bucket: str, prefix: str) -> None:
 
 def _empty(bucket: str, prefix: str) -> None:
     s3 = client("s3")
-    # a page has at most 1000 entries, which is also the most that one DeleteObjects takes
-    for page in s3.get_paginator("list_object_versions").paginate(Bucket=bucket, Prefix=prefix):
-        found = page.get("Versions", []) + page.get("DeleteMarkers", [])
-        objects = [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in found]
-        if objects:
-            answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
-            _raise_if_kept(answer.get("Errors", []), bucket)
+    # Always the first page: its markers for a next one would name objects that are gone by then.
+    # A page has at most 1000 entries, which is also the most that one DeleteObjects takes.
+    while objects := _first_versions(bucket, prefix):
+        answer = s3.delete_objects(Bucket=bucket, Delete={"Objects": objects, "Quiet": True})
+        _raise_if_kept(answer.get("Errors", []), bucket)
+
+
+def _first_versions(bucket: str, prefix: str) -> list[dict[str, str]]:
+    page = client("s3").list_object_versions(Bucket=bucket, Prefix=prefix)
+    found = page.get("Versions", []) + page.get("DeleteMarkers", [])
+    return [{"Key": entry["Key"], "VersionId": entry["VersionId"]} for entry in found]
 
 
 def _raise_if_kept(errors: list[dict[str, str]], bucket: str) -> None:

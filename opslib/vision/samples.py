@@ -45,6 +45,7 @@ def draw_sample(
         PhotosError: A drawing process failed.
     """
     counts = dict(per_breed or PHOTOS_PER_BREED)
+    directory = directory.absolute()  # the drawing processes work in another directory
     directory.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
     try:
