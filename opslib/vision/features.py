@@ -2,8 +2,8 @@
 
 import os
 import random
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,10 +16,12 @@ from opslib.vision.backbones import Backbone
 from opslib.vision.data import Photo
 from opslib.vision.decoding import PhotoDecodingError, decode_photo
 from opslib.vision.folding import fold_batch_norm
+from opslib.vision.threads import single_threaded_torch
 from opslib.vision.transforms import evaluation_transform, training_transform
 
-_PHOTOS_PER_BATCH = 32
-_BATCHES_AHEAD = 3
+# On a CPU the activations of a larger batch no longer fit the heap that malloc reuses: with 32 photos half of the time
+# goes to the kernel, which maps and clears pages (32 photos per CPU second, against 64 in batches of 4).
+_PHOTOS_PER_BATCH = {"cpu": 4, "cuda": 64}
 
 Progress = Callable[[int], None]
 """Called with the number of photos of every batch that is done."""
@@ -39,9 +41,15 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureExtractor:
-    """Runs photos through a backbone: decoding in threads (Pillow frees the lock), the network on `device`.
+    """Runs photos through a backbone, batch by batch, in threads that each decode, crop and compute.
 
-    `workers` is the number of decoding threads; 0 takes one for every core.
+    Pillow and torch free the lock while they work. A batch computed by one thread needs no other thread to wait for:
+    that is a quarter faster than every operation on all cores, and stays so when other programs want the cores too.
+
+    Attributes:
+        backbone: The network; what runs is a copy with its BatchNorm folded in.
+        device: Where it runs.
+        workers: Number of threads; 0 takes one for every core.
     """
 
     backbone: Backbone
@@ -55,7 +63,7 @@ class FeatureExtractor:
             PhotosError: A photo cannot be decoded; the message names it.
         """
         transform = evaluation_transform(self.backbone.transform)
-        return self._extract(photos, lambda photo: transform(_decode(photo, self.backbone)), progress)
+        return self._extract(photos, lambda photo: transform(self._decode(photo)), progress)
 
     def random_views(self, photos: Sequence[Photo], seed: str, progress: Progress | None = None) -> Features:
         """Return the features of a random crop of every photo; a photo's crop depends on `seed` and its key only.
@@ -65,10 +73,10 @@ class FeatureExtractor:
         """
         transform = training_transform(self.backbone.transform)
 
-        def load(photo: Photo) -> torch.Tensor:
-            return transform(_decode(photo, self.backbone), random.Random(f"{seed}/{photo.key}"))  # noqa: S311 - a view
+        def view(photo: Photo) -> torch.Tensor:
+            return transform(self._decode(photo), random.Random(f"{seed}/{photo.key}"))  # noqa: S311 - no secret
 
-        return self._extract(photos, load, progress)
+        return self._extract(photos, view, progress)
 
     @cached_property
     def _network(self) -> nn.Module:
@@ -76,37 +84,34 @@ class FeatureExtractor:
         return module.to(device=self.device, memory_format=torch.channels_last)
 
     def _extract(
-        self, photos: Sequence[Photo], load: Callable[[Photo], torch.Tensor], progress: Progress | None
+        self, photos: Sequence[Photo], view: Callable[[Photo], torch.Tensor], progress: Progress | None
     ) -> Features:
-        values = torch.empty(len(photos), self.backbone.features)
-        done = 0
-        with ThreadPoolExecutor(self.workers or os.cpu_count()) as pool, torch.inference_mode():
-            for views in _batches(pool, photos, load):
-                batch = torch.stack(views).to(device=self.device, memory_format=torch.channels_last)
-                values[done : done + len(views)] = self._network(batch).flatten(1).cpu()
-                done += len(views)
-                if progress is not None:
-                    progress(len(views))
+        network, size = self._network, _PHOTOS_PER_BATCH[self.device.type]
+
+        @torch.inference_mode()
+        def compute(batch: Sequence[Photo]) -> torch.Tensor:
+            views = torch.stack([view(photo) for photo in batch])
+            return network(views.to(device=self.device, memory_format=torch.channels_last)).cpu()
+
+        batches = [photos[start : start + size] for start in range(0, len(photos), size)]
+        rows = []
+        with single_threaded_torch():
+            # torch keeps the number of threads per thread: each worker must be told.
+            pool = ThreadPoolExecutor(self.workers or os.cpu_count(), initializer=torch.set_num_threads, initargs=(1,))
+            try:
+                for features in pool.map(compute, batches):
+                    rows.append(features)
+                    if progress is not None:
+                        progress(len(features))
+            finally:
+                pool.shutdown(cancel_futures=True)
+        values = torch.cat(rows) if rows else torch.empty(0, self.backbone.features)
         return Features(values, torch.tensor([photo.label for photo in photos], dtype=torch.int64))
 
-
-def _batches(
-    pool: ThreadPoolExecutor, photos: Sequence[Photo], load: Callable[[Photo], torch.Tensor]
-) -> Iterator[list[torch.Tensor]]:
-    """Yield batches in order while the next few are being decoded: the network never waits, and memory is bounded."""
-    waiting: list[list[Future[torch.Tensor]]] = []
-    for start in range(0, len(photos), _PHOTOS_PER_BATCH):
-        waiting.append([pool.submit(load, photo) for photo in photos[start : start + _PHOTOS_PER_BATCH]])
-        if len(waiting) > _BATCHES_AHEAD:
-            yield [future.result() for future in waiting.pop(0)]
-    for batch in waiting:
-        yield [future.result() for future in batch]
-
-
-def _decode(photo: Photo, backbone: Backbone) -> Image.Image:
-    try:
-        return decode_photo(photo.path.read_bytes(), shortest_side=backbone.transform.decoded_side)
-    except (PhotoDecodingError, OSError) as error:
-        raise PhotosError(
-            f"{photo.key} cannot be used: {error}", hint="check_photos names such photos before they are uploaded"
-        ) from error
+    def _decode(self, photo: Photo) -> Image.Image:
+        try:
+            return decode_photo(photo.path.read_bytes(), shortest_side=self.backbone.transform.decoded_side)
+        except (PhotoDecodingError, OSError) as error:
+            raise PhotosError(
+                f"{photo.key} cannot be used: {error}", hint="check_photos names such photos before they are uploaded"
+            ) from error

@@ -19,6 +19,7 @@ from opslib.vision.data import SPLITS, Photos
 from opslib.vision.evaluation import evaluate, mean_loss_and_accuracy
 from opslib.vision.features import FeatureExtractor, Features
 from opslib.vision.model import Classifier, build_head
+from opslib.vision.threads import single_threaded_torch
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -113,7 +114,8 @@ def train(
         log(metrics.line(spec.epochs))
         on_epoch(metrics)
 
-    trained = train_head(train_views, valid, len(photos.classes), spec, report_epoch)
+    with single_threaded_torch():
+        trained = train_head(train_views, valid, len(photos.classes), spec, report_epoch)
     # Tuning takes the last value that it finds in the log: it must be the artifact's, not that of the last epoch.
     best = trained.best
     log(f"best_epoch={best.epoch} valid_loss={best.valid_loss:.6f} valid_accuracy={best.valid_accuracy:.4f}")
