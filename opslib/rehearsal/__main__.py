@@ -95,7 +95,7 @@ def serve_command(options: argparse.Namespace) -> int:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: ended.set())
-    with start(region=options.region, port=options.port, set_environment=False) as rehearsal:
+    with start(region=options.region, port=options.port) as rehearsal:
         daemon.write_state(rehearsal.endpoint_url, rehearsal.environment)
         ended.wait()
         daemon.forget_state()

@@ -23,7 +23,7 @@ from opslib.rehearsal.scratch import build_scratch_directory
 __all__ = ["OPT_ML", "Container", "build_container", "build_scratch_directory"]
 
 OPT_ML = "/opt/ml"
-_OPT_ML = re.compile(r"(?<![\w.-])/opt/ml(?![\w.-])")
+_OPT_ML = re.compile(r"(?<![\w.-])(?<!:/)/opt/ml(?![\w.-])")
 
 _PASSED_ON = (
     "LD_LIBRARY_PATH",

@@ -2,9 +2,10 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
+
+import boto3
 
 from opslib.rehearsal.identity import Principal
 
@@ -54,6 +55,11 @@ def overriding_variables(present: Mapping[str, str]) -> list[str]:
     return sorted(name for name in present if name in fixed or name.startswith("AWS_ENDPOINT_URL_"))
 
 
+def _forget_default_session() -> None:
+    """Let boto3 look again: its default session keeps the credentials and the region of its first use."""
+    boto3.DEFAULT_SESSION = None
+
+
 def set_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
     """Set the variables in this process, unset what would win over them; return what to restore."""
     unset = overriding_variables(os.environ)
@@ -61,6 +67,7 @@ def set_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
     for name in unset:
         del os.environ[name]
     os.environ.update(variables)
+    _forget_default_session()
     return before
 
 
@@ -71,13 +78,4 @@ def restore_variables(before: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
-
-
-@contextmanager
-def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Set the variables for the time of a block."""
-    before = set_variables(variables)
-    try:
-        yield
-    finally:
-        restore_variables(before)
+    _forget_default_session()

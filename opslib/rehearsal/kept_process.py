@@ -49,9 +49,9 @@ def _processes_by_proc() -> dict[Identity, int]:
 
 
 def _processes_by_ps() -> dict[Identity, int]:
-    table = subprocess.run(["ps", "-A", "-o", "pid=,ppid=,lstart="], capture_output=True, text=True, check=True).stdout
-    rows = [line.split(None, 2) for line in table.splitlines()]
-    return {(int(pid), started): int(parent) for pid, parent, started in rows}
+    with subprocess.Popen(["ps", "-A", "-o", "pid=,ppid=,lstart="], stdout=subprocess.PIPE, text=True) as ps:
+        rows = [line.split(None, 2) for line in ps.stdout]
+    return {(int(pid), started): int(parent) for pid, parent, started in rows if int(pid) != ps.pid}
 
 
 list_processes = _processes_by_proc if sys.platform == "linux" else _processes_by_ps

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,7 +28,14 @@ def remove_orphaned_directories() -> None:
 
 
 def _identity(pid: int) -> str:
-    return f"{pid} {psutil.Process(pid).create_time():.2f}"
+    """Return the id and the start of a process: in the kernel's ticks on Linux, where psutil's times move with the clock."""
+    if sys.platform != "linux":
+        return f"{pid} {psutil.Process(pid).create_time()}"
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError as error:
+        raise psutil.NoSuchProcess(pid) from error
+    return f"{pid} {status.rpartition(')')[2].split()[19]}"
 
 
 def own_identity() -> str:

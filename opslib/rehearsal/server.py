@@ -17,8 +17,10 @@ from types import TracebackType
 from typing import Protocol
 
 from moto.core.config import default_user_config
+from moto.iam.access_control import PermissionResult
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.s3.models import FakeBucket
 from werkzeug.serving import ThreadedWSGIServer
 
 from opslib.errors import RehearsalError
@@ -52,8 +54,8 @@ class Rehearsal:
 
     def __init__(self, region: str = DEFAULT_REGION, *, port: int = 0) -> None:
         self.region = region
-        self.directory = build_scratch_directory("server")
         self._listener = _listen(port)
+        self.directory = build_scratch_directory("server")
         self.endpoint_url = f"http://{HOST}:{self._listener.getsockname()[1]}"
         self.environment: dict[str, str] = {}
         self._restore: dict[str, str | None] = {}
@@ -78,19 +80,17 @@ class Rehearsal:
         self._operations.update(extension.operations)
 
     def serve(self) -> None:
-        """Start answering, on a thread of its own."""
+        """Set the standard variables in this process and start answering, on a thread of its own."""
+        self._restore = set_variables({})  # moto makes boto3 sessions: a profile that does not exist would break them
         moto_api_backend.reset()  # moto's state lives in the process; a second rehearsal starts as empty as the first
         administrator = create_administrator()
         self.environment = standard_variables(self.endpoint_url, self.region, administrator, self.directory)
+        self._restore |= set_variables(self.environment)
         gate = Gate(MotoApplication(), self._operations)
         host, port = self._listener.getsockname()
         self._server = ThreadedWSGIServer(host, port, gate, QuietRequestHandler, fd=self._listener.fileno())
         self._thread = threading.Thread(target=self._server.serve_forever, name="rehearsal", daemon=True)
         self._thread.start()
-
-    def set_environment(self) -> None:
-        """Set the standard variables in this process; `stop` restores what was there before."""
-        self._restore = set_variables(self.environment)
 
     def stop(self) -> None:
         """End every job, model server and function, then the server; restore the variables. Safe to repeat."""
@@ -139,13 +139,15 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def start(*, region: str = DEFAULT_REGION, port: int = 0, set_environment: bool = True) -> Rehearsal:
+def start(*, region: str = DEFAULT_REGION, port: int = 0) -> Rehearsal:
     """Start a local AWS in this process and return it, ready; use it in `with`, or call `stop()`.
+
+    The standard variables are set in this process until then, and what would win over them (AWS_PROFILE and others) is
+    unset.
 
     Args:
         region: the region of the standard variables; every region exists.
         port: the port on 127.0.0.1; 0 takes a free one.
-        set_environment: set the standard variables in this process (restored by `stop`).
 
     Raises:
         RehearsalError: one is running in this process already (moto's state is the process's), or the port is taken.
@@ -157,16 +159,20 @@ def start(*, region: str = DEFAULT_REGION, port: int = 0, set_environment: bool 
     except BaseException:
         _running.release()
         raise
-    if set_environment:
-        rehearsal.set_environment()
     atexit.register(rehearsal.stop)
     return rehearsal
+
+
+def _undecided(_bucket: FakeBucket, _action: str, _resource: str) -> PermissionResult:
+    """Stand in for moto's reading of bucket policies, which takes every condition for a denial: the gate decides."""
+    return PermissionResult.NEUTRAL
 
 
 def _start(region: str, port: int) -> Rehearsal:
     from opslib.rehearsal.extensions import build_extensions
 
     remove_orphaned_directories()
+    FakeBucket.get_permission = _undecided  # type: ignore[method-assign]
     default_user_config.setdefault("iam", {})["load_aws_managed_policies"] = True
     rehearsal = Rehearsal(region, port=port)
     for extension in build_extensions(rehearsal):

@@ -50,7 +50,14 @@ class Signature:
 
 
 def read_signature(request: SignedRequest) -> Signature | None:
-    """Return the signature in a request's Authorization header or query, or None when it is not signed."""
+    """Return the signature in a request's Authorization header or query, or None when there is none to be read."""
+    try:
+        return _read(request)
+    except (ValueError, OverflowError):  # dates or numbers that are none
+        return None
+
+
+def _read(request: SignedRequest) -> Signature | None:
     header = request.headers.get("Authorization", "")
     if header.startswith(ALGORITHM):
         fields = dict(part.strip().partition("=")[::2] for part in header[len(ALGORITHM) :].split(","))

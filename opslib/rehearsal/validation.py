@@ -104,6 +104,8 @@ def _misfits(shape: Shape, value: Any, path: str) -> Iterator[str]:
 
 def _failures(shape: Shape, value: Any, path: str) -> Iterator[str]:
     kind = shape.type_name
+    if not isinstance(value, _TYPES[kind]):  # a misfit, which is told apart
+        return
     shown = value if isinstance(value, str | int | float) else _shown(value)
     for rule in _broken_rules(shape, value):
         yield f"Value '{shown}' at '{path}' failed to satisfy constraint: Member must {rule}"
@@ -125,7 +127,7 @@ def _member_failures(shape: Shape, value: dict[str, Any], path: str) -> Iterator
             where = prefix + _lower_first(name)
             yield f"Value null at '{where}' failed to satisfy constraint: Member must not be null"
     for name, member in value.items():
-        if member is not None:
+        if member is not None and name in shape.members:
             yield from _failures(shape.members[name], member, prefix + _lower_first(name))
 
 
