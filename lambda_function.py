@@ -56,7 +56,7 @@ PHRASES = {
 _BUSY = (429, "too many requests at once: try again", True)
 _AWAY = (503, "the endpoint is not available: try again", True)
 _ABSENT = (503, "the endpoint is not in service", False)
-_DENIED = (500, "the function's role may not invoke its endpoint", False)
+_DENIED = (500, "the function's role may not invoke its endpoint", True)  # a new policy needs seconds to spread
 REFUSALS = {
     "ThrottlingException": _BUSY,
     "TooManyRequestsException": _BUSY,
@@ -109,7 +109,7 @@ def _read_event(event: Any) -> tuple[bytes, str]:
     if isinstance(event, dict) and isinstance(event.get("url"), str):
         return json.dumps({"url": event["url"]}).encode(), "application/json"
     if isinstance(event, dict) and isinstance(event.get("image"), str):
-        return _decode(event["image"]), str(event.get("content_type") or "application/x-image")
+        return _decode(event["image"]), _photo_type(event.get("content_type") or "application/x-image")
     raise RequestError(400, 'the event is neither {"url": "https://..."} nor {"image": "<base64>"}')
 
 
@@ -124,13 +124,19 @@ def _read_proxy_event(event: dict[str, Any]) -> tuple[bytes, str]:
     is_base64 = bool(event.get("isBase64Encoded"))
     if content_type == "application/json":
         return _read_event(_parse(_decode(text) if is_base64 else text.encode()))
-    if not content_type.startswith("image/") and content_type != "application/x-image":
-        raise RequestError(
-            415, f"Content-Type is {content_type or 'missing'}: send image/jpeg, image/png or image/webp"
-        )
+    photo_type = _photo_type(content_type)
     if not is_base64:
         raise RequestError(400, "the photo came as text: add image/* to the API's binary media types")
-    return _decode(text), content_type
+    return _decode(text), photo_type
+
+
+def _photo_type(content_type: Any) -> str:
+    """Return a photo's content type; anything else must not get into the header of our own request."""
+    text = str(content_type).strip().lower()
+    if not re.fullmatch(r"image/[\w.+-]+|application/x-image", text):
+        shown = text[:50] or "missing"
+        raise RequestError(415, f"the content type is {shown}: send image/jpeg, image/png or image/webp")
+    return text
 
 
 def _header(event: dict[str, Any], name: str) -> str:

@@ -43,7 +43,7 @@ FRAMEWORK_VERSION, PYTHON_VERSION = "2.9.0", "py312"
 
 SCRIPTS = ("hpo.py", "inference.py")
 MAX_OUTPUT_BYTES = 1 << 30
-_STOP_POLL_SECONDS = 2.0
+_STOP_POLL_SECONDS, _STOP_SECONDS = 1.0, 900.0
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,10 @@ def delete_training(name: str) -> None:
     stop_training(name)
     sagemaker = client("sagemaker")
     with explained(f"deleting training job {name}"), gone_is_fine():
+        deadline = time.monotonic() + _STOP_SECONDS  # it has 120 seconds to save, and then uploads what it saved
         while sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] not in ENDED:
+            if time.monotonic() > deadline:
+                raise AwsError(f"training job {name} has not stopped within {_STOP_SECONDS:.0f} s")
             time.sleep(_STOP_POLL_SECONDS)
         sagemaker.delete_training_job(TrainingJobName=name)
     delete_log_streams(TRAINING_GROUP, f"{name}/")
