@@ -28,7 +28,7 @@ def remove_orphaned_directories() -> None:
 
 
 def _identity(pid: int) -> str:
-    """Return the id and the start of a process: in the kernel's ticks on Linux, where psutil's times move with the clock."""
+    """Return the id and the start of a process: on Linux in ticks, because psutil's times move with the clock."""
     if sys.platform != "linux":
         return f"{pid} {psutil.Process(pid).create_time()}"
     try:
