@@ -137,6 +137,8 @@ def _execute_cells(notebook: Path, run: Run, parameters: Mapping[str, Any]) -> s
                 kernel_name="python3",
                 progress_bar=bar,
                 cwd=Path.cwd(),
+                # The kernel's own log would write over the bar; what a cell prints or raises is in the notebook.
+                extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
     except PapermillExecutionError as error:
         return _told(error)

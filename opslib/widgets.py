@@ -76,10 +76,12 @@ def training_progress(*, classes: int) -> Callable[[TrainingProgress], None]:
     def show(progress: TrainingProgress) -> None:
         nonlocal drawn_rows, last_line
         last_line = progress.lines[-1] if progress.lines else last_line
-        line.write(progress.status, f"{progress.secondary_status} · {progress.elapsed_seconds:.0f} s", last_line)
         if progress.status == "Completed":
+            line.write(progress.status, f"{progress.elapsed_seconds:.0f} s, {len(progress.metrics)} epochs")
             figure.update(HTML(""))  # the next cell draws the curves from the job's own files
-        elif len(progress.metrics) > max(drawn_rows, 1):
+            return
+        line.write(progress.status, f"{progress.secondary_status} · {progress.elapsed_seconds:.0f} s", last_line)
+        if len(progress.metrics) > max(drawn_rows, 1):
             drawn_rows = len(progress.metrics)
             figure.update(plots.learning_curves(progress.metrics, classes=classes))
 
