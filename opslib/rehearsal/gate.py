@@ -1,6 +1,6 @@
 """Where every request enters: who is it, what is asked, may it be asked so, may they ask it; then the answer.
 
-A WSGI application in front of moto's. Operations that the rehearsal really performs (training jobs, endpoints,
+It stands in front of moto. Operations that the rehearsal really performs (training jobs, endpoints,
 functions) are answered here; the rest, once it has passed the gate, by moto.
 """
 
@@ -149,38 +149,29 @@ class Incoming:
         return bucket, key
 
 
-def read_request(environ: dict[str, Any]) -> Incoming:
-    """Read a request whole; moto finds the body again in the environ."""
-    body = environ["wsgi.input"].read() if environ.get("wsgi.input_terminated") else _sized_body(environ)
-    environ.update({"wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body)), "wsgi.input_terminated": True})
-    environ["HTTP_X_MOTO_ACCOUNT_ID"] = ACCOUNT_ID
-    return Incoming(environ, body, str(uuid.uuid4()))
-
-
-def _sized_body(environ: dict[str, Any]) -> bytes:
-    length = environ.get("CONTENT_LENGTH") or "0"
-    return environ["wsgi.input"].read(int(length))
-
-
 class Gate:
-    """The WSGI application: `operations` are the rehearsal's own, by "service.Operation"; moto answers the others."""
+    """Answers requests: `operations` are the rehearsal's own, by "service.Operation"; moto answers the others."""
 
     def __init__(self, moto: Wsgi, operations: Mapping[str, Operation]) -> None:
         self._moto = moto
         self._operations = operations
 
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer one request."""
-        incoming = read_request(environ)
+    def respond(self, environ: dict[str, Any], body: bytes) -> Reply:
+        """Answer one request, given as a WSGI environ and its body."""
+        environ["HTTP_X_MOTO_ACCOUNT_ID"] = ACCOUNT_ID
+        environ["wsgi.input"] = io.BytesIO(body)
+        incoming = Incoming(environ, body, str(uuid.uuid4()))
         try:
             reply = self._answer(incoming)
         except ServiceError as error:
             reply = write_error(incoming.protocol, incoming.service, _as_spoken(error, incoming), incoming.request_id)
-        headers = {**reply.headers, "Content-Length": str(len(reply.body)), "x-amzn-RequestId": incoming.request_id}
-        if environ["REQUEST_METHOD"] == "HEAD":
-            headers["Content-Length"] = reply.headers.get("Content-Length", "0")
-        start_response(f"{reply.status} {_phrase(reply.status)}", list(headers.items()))
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
+        # A reply to HEAD says how long the body would be; the body itself is not sent.
+        length = (
+            reply.headers.get("Content-Length", "0") if environ["REQUEST_METHOD"] == "HEAD" else str(len(reply.body))
+        )
+        headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-length"}
+        headers |= {"Content-Length": length, "x-amzn-RequestId": incoming.request_id}
+        return Reply(reply.status, headers, reply.body)
 
     def _answer(self, incoming: Incoming) -> Reply:
         principal = authenticate(incoming)
@@ -232,10 +223,6 @@ def _checked_reply(model: OperationModel, members: dict[str, Any]) -> Reply:
         logger.error("the rehearsal's reply to %s is not AWS's: %s", model.name, faults)
         raise ServiceError("InternalFailure", f"the rehearsal's reply does not fit its model: {faults}", status=500)
     return write_reply(model, members)
-
-
-def _phrase(status: int) -> str:
-    return {200: "OK", 204: "No Content", 400: "Bad Request", 403: "Forbidden", 404: "Not Found"}.get(status, "Status")
 
 
 def authenticate(incoming: Incoming) -> Principal:

@@ -19,14 +19,14 @@ from typing import Protocol
 from moto.core.config import default_user_config
 from moto.iam.access_control import PermissionResult
 from moto.moto_api._internal.models import moto_api_backend
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import FakeBucket
-from werkzeug.serving import ThreadedWSGIServer
 
 from opslib.errors import RehearsalError
 from opslib.rehearsal.calls import Operation
 from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
 from opslib.rehearsal.gate import Gate
+from opslib.rehearsal.http_server import HttpServer
 from opslib.rehearsal.identity import create_administrator
 from opslib.rehearsal.keeper import kill_all_processes
 from opslib.rehearsal.scratch import build_scratch_directory, remove_orphaned_directories
@@ -61,8 +61,7 @@ class Rehearsal:
         self._restore: dict[str, str | None] = {}
         self._extensions: list[Extension] = []
         self._operations: dict[str, Operation] = {}
-        self._server: ThreadedWSGIServer | None = None
-        self._thread: threading.Thread | None = None
+        self._server: HttpServer | None = None
 
     def __enter__(self) -> "Rehearsal":
         """Return the running rehearsal."""
@@ -87,10 +86,8 @@ class Rehearsal:
         self.environment = standard_variables(self.endpoint_url, self.region, administrator, self.directory)
         self._restore |= set_variables(self.environment)
         gate = Gate(MotoApplication(), self._operations)
-        host, port = self._listener.getsockname()
-        self._server = ThreadedWSGIServer(host, port, gate, QuietRequestHandler, fd=self._listener.fileno())
-        self._thread = threading.Thread(target=self._server.serve_forever, name="rehearsal", daemon=True)
-        self._thread.start()
+        self._server = HttpServer(self._listener, gate.respond)
+        self._server.start()
 
     def stop(self) -> None:
         """End every job, model server and function, then the server; restore the variables. Safe to repeat."""
@@ -100,10 +97,7 @@ class Rehearsal:
         for extension in reversed(self._extensions):
             extension.stop()
         kill_all_processes()
-        server.shutdown()
-        server.server_close()
-        self._listener.close()
-        self._thread.join()
+        server.stop()
         restore_variables(self._restore)
         shutil.rmtree(self.directory, ignore_errors=True)
         atexit.unregister(self.stop)
@@ -116,13 +110,6 @@ class MotoApplication(DomainDispatcherApplication):
     def __init__(self) -> None:
         super().__init__(create_backend_app)
         self.get_backend_for_host = cache(super().get_backend_for_host)
-
-
-class QuietRequestHandler(MotoRequestHandler):
-    """Moto's request handler without a line in the log for each request."""
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Say nothing."""
 
 
 def _listen(port: int) -> socket.socket:

@@ -15,6 +15,7 @@ from opslib.rehearsal.channels import Channel, fetch_channel
 from opslib.rehearsal.containers import Container, build_container
 from opslib.rehearsal.keeper import Process, start_process
 from opslib.rehearsal.role_storage import RoleStorage
+from opslib.rehearsal.training_artifacts import fetch_checkpoints
 from opslib.rehearsal.training_job import MAX_FAILURE_REASON, TrainingJob
 from opslib.rehearsal.training_program import (
     Program,
@@ -50,6 +51,12 @@ class TrainingHost:
         """/opt/ml/output/data: becomes output.tar.gz."""
         return self.container.root / "output" / "data"
 
+    @property
+    def checkpoint_directory(self) -> Path:
+        """/opt/ml/checkpoints, or the job's own LocalPath."""
+        config = self._job.params.get("CheckpointConfig", {})
+        return Path(self.container.relocate(config.get("LocalPath", "/opt/ml/checkpoints")))
+
     def prepare(self, channels: list[Channel], storage: RoleStorage, master_port: int) -> None:
         """Lay out the directory and fetch the input.
 
@@ -66,6 +73,7 @@ class TrainingHost:
         self._write_config("inputdataconfig", {channel.name: channel.config for channel in channels})
         for channel in channels:
             fetch_channel(channel, storage, root / "input" / "data" / channel.name, (self._position, self._count))
+        fetch_checkpoints(self._job, self.checkpoint_directory, storage)
         self._move_drivers(root / "input" / "data" / "sm_drivers", master_port)
         if self._program.script:
             unpack_code(self._program, storage, self.container)

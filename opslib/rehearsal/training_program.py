@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from opslib.rehearsal.calls import ServiceError
-from opslib.rehearsal.containers import Container
+from opslib.rehearsal.containers import OPT_ML, Container
 from opslib.rehearsal.role_storage import RoleStorage, split_uri
 
 
@@ -48,6 +48,9 @@ def read_program(params: Mapping[str, Any]) -> Program:
     Raises:
         ServiceError: nothing that runs without the image itself: images cannot be pulled here.
     """
+    checkpoints = params.get("CheckpointConfig", {}).get("LocalPath", OPT_ML)
+    if not f"{checkpoints}/".startswith(f"{OPT_ML}/"):
+        raise ServiceError("NotImplemented", f"checkpoints outside {OPT_ML} cannot be rehearsed", status=501)
     specification = params["AlgorithmSpecification"]
     command = (*specification.get("ContainerEntrypoint", ()), *specification.get("ContainerArguments", ()))
     if specification.get("ContainerEntrypoint"):

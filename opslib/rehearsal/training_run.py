@@ -15,7 +15,7 @@ from opslib.rehearsal.identity import Principal, role_credentials
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.role_storage import RoleStorage, StorageRefused
 from opslib.rehearsal.termination import terminate_program
-from opslib.rehearsal.training_artifacts import upload_artifacts
+from opslib.rehearsal.training_artifacts import upload_artifacts, upload_checkpoints
 from opslib.rehearsal.training_host import TrainingHost
 from opslib.rehearsal.training_job import TrainingJob
 from opslib.rehearsal.training_metrics import MetricReader
@@ -149,6 +149,8 @@ class TrainingRun:
                 [host.output_directory for host in self._hosts],
                 self._storage,
             )
+            for host in self._hosts:
+                upload_checkpoints(self._job, host.checkpoint_directory, self._storage)
         except StorageRefused as error:
             if not self._job.failure_reason:
                 self._job.fail(f"ClientError: Artifact upload failed:Unable to upload object {error}")

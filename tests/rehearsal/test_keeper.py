@@ -81,14 +81,17 @@ def test_kill_reaches_descendants_in_sessions_of_their_own(mark):
 
 
 def test_terminate_lets_the_process_finish_within_the_grace():
-    process = start("trap 'exit 5' TERM; while :; do sleep 0.01; done")
-    wait_until(lambda: psutil.Process(process.pid).children())
+    lines = []
+    process = start("trap 'exit 5' TERM; echo up; while :; do sleep 0.01; done", lines.append)
+    wait_until(lambda: lines == ["up"])
     process.terminate(grace_seconds=30)
     assert process.wait(10) == 5
 
 
 def test_terminate_kills_after_the_grace():
-    process = start("trap '' TERM; while :; do sleep 0.01; done")
+    lines = []
+    process = start("trap '' TERM; echo up; while :; do sleep 0.01; done", lines.append)
+    wait_until(lambda: lines == ["up"])
     process.terminate(grace_seconds=0.1)
     assert process.wait(10) == 128 + signal.SIGKILL
 

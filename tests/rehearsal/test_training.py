@@ -424,6 +424,15 @@ def test_what_cannot_be_rehearsed_is_refused(job, bucket, what):
     assert refused(job.create)[0] == "NotImplemented"
 
 
+def test_checkpoints_go_on_where_the_last_job_ended(job, role, bucket):
+    where = {"S3Uri": f"s3://{bucket}/checkpoints", "LocalPath": "/opt/ml/checkpoints"}
+    line = "cat /opt/ml/checkpoints/*; echo saved >> /opt/ml/checkpoints/epoch"
+    job.shell(line).ended(CheckpointConfig=where)
+    second = Job(role, bucket).shell(line)
+    assert second.ended(CheckpointConfig=where)["TrainingJobStatus"] == "Completed"
+    assert second.logs() == ["saved"]
+
+
 def test_two_thousand_photos_are_there_in_seconds(job, bucket):
     from opslib.rehearsal.identity import assume_role
     from opslib.rehearsal.role_storage import RoleStorage
