@@ -10,19 +10,11 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
 from typing import Any
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
-from botocore.exceptions import UnknownServiceError
-from moto.core.model import OperationModel, ServiceModel
-from moto.core.routing import get_service_router
-from moto.core.utils import get_service_model
-from moto.moto_server.werkzeug_app import BackendRequest
+from moto.core.model import OperationModel
 from moto.s3.models import s3_backends
-from werkzeug.datastructures import EnvironHeaders
-from werkzeug.exceptions import NotFound
 
 from opslib.rehearsal.actions import Need, needs_of, s3_needs
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
@@ -32,121 +24,15 @@ from opslib.rehearsal.identity import (
     require_assumable_role,
     require_permission,
 )
+from opslib.rehearsal.incoming import Incoming, operation_model
 from opslib.rehearsal.protocols import JSON_PROTOCOLS, Reply, read_parameters, write_error, write_reply
-from opslib.rehearsal.signatures import Signature, SignedRequest, is_signed_with, read_signature
+from opslib.rehearsal.signatures import is_signed_with
 from opslib.rehearsal.validation import reply_faults, validate_request, without_absent
 
 logger = logging.getLogger(__name__)
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
-_SIGNED_AS = {"monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
 _FREE_ACTIONS = frozenset({"sts:GetCallerIdentity"})
-
-
-@cache
-def service_model(service: str) -> ServiceModel | None:
-    """Return botocore's model of a service, or None when it has none of that name."""
-    try:
-        return get_service_model(service)
-    except UnknownServiceError:
-        return None
-
-
-@lru_cache(maxsize=4096)
-def _operation_model(service: str, operation: str) -> OperationModel | None:
-    model = service_model(service)
-    return model.operation_model(operation) if model and operation in model.operation_names else None
-
-
-@dataclass
-class Incoming:
-    """A request as it came, and what can be said of it without knowing any service."""
-
-    environ: dict[str, Any]
-    body: bytes
-    request_id: str
-
-    @cached_property
-    def headers(self) -> Mapping[str, str]:
-        """The headers, by any spelling of their names."""
-        return EnvironHeaders(self.environ)
-
-    @cached_property
-    def signed(self) -> SignedRequest:
-        """The parts that a signature covers."""
-        path, _, query = self.environ["REQUEST_URI"].partition("?")
-        return SignedRequest(self.environ["REQUEST_METHOD"], path, query, self.headers, self.body)
-
-    @cached_property
-    def signature(self) -> Signature | None:
-        """The signature, not yet verified."""
-        return read_signature(self.signed)
-
-    @cached_property
-    def query(self) -> dict[str, list[str]]:
-        """The query's values by name."""
-        return parse_qs(self.signed.query, keep_blank_values=True)
-
-    @cached_property
-    def form(self) -> dict[str, str]:
-        """The fields of a form body (the query protocol), the first value of each."""
-        if not self.headers.get("Content-Type", "").startswith("application/x-www-form-urlencoded"):
-            return {}
-        return {name: values[0] for name, values in parse_qs(self.body.decode("utf-8", "replace")).items()}
-
-    @cached_property
-    def service(self) -> str:
-        """The service's name in botocore; "s3" for requests that do not say."""
-        if self.signature is None:
-            return "s3" if "X-Amz-Target" not in self.headers and not self.form else "sts"
-        name = self.signature.service
-        if name == "sagemaker" and self.signed.path.startswith("/endpoints/"):
-            return "sagemaker-runtime"
-        return _SIGNED_AS.get(name, name)
-
-    @cached_property
-    def protocol(self) -> str:
-        """The wire protocol that the client speaks."""
-        if self.headers.get("smithy-protocol") == "rpc-v2-cbor":
-            return "smithy-rpc-v2-cbor"
-        if "X-Amz-Target" in self.headers:
-            return "json"
-        if self.form:
-            return "query"
-        model = service_model(self.service)
-        return str(model.protocol) if model else "json"
-
-    @cached_property
-    def route(self) -> tuple[str, Mapping[str, str]]:
-        """The operation's name and the parameters in the path; ("", {}) when the service has no such operation."""
-        target = self.headers.get("X-Amz-Target")
-        if target:
-            return target.rpartition(".")[2], {}
-        if self.protocol == "smithy-rpc-v2-cbor":
-            return self.signed.path.rpartition("/")[2], {}
-        if self.form:
-            return self.form.get("Action", ""), {}
-        if service_model(self.service) is None:
-            return "", {}
-        return self._rest_route()
-
-    def _rest_route(self) -> tuple[str, Mapping[str, str]]:
-        try:
-            operation, parameters = get_service_router(self.service).match(BackendRequest(dict(self.environ)))
-        except (NotFound, NotImplementedError):
-            return "", {}
-        return str(operation.name), parameters
-
-    @property
-    def operation(self) -> str:
-        """The operation's name."""
-        return self.route[0]
-
-    @property
-    def bucket_and_key(self) -> tuple[str, str]:
-        """The bucket and the key of an S3 request (path style)."""
-        bucket, _, key = unquote(self.signed.path.lstrip("/")).partition("/")
-        return bucket, key
 
 
 class Gate:
@@ -175,7 +61,7 @@ class Gate:
 
     def _answer(self, incoming: Incoming) -> Reply:
         principal = authenticate(incoming)
-        model = _operation_model(incoming.service, incoming.operation)
+        model = operation_model(incoming.service, incoming.operation)
         params = self._read_and_validate(incoming, model)
         authorize(incoming, principal, params)
         operation = self._operations.get(f"{incoming.service}.{incoming.operation}")

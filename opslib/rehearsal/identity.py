@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from moto.iam.exceptions import NotFoundException
@@ -84,7 +85,12 @@ def _attached(owner: Any) -> list[Any]:
 
 
 def _document(document: Any) -> dict[str, Any]:
-    return json.loads(document) if isinstance(document, str) else document
+    return _parsed(document) if isinstance(document, str) else document
+
+
+@lru_cache(maxsize=256)  # a policy is asked for every line of a log and every invocation, and can be long
+def _parsed(document: str) -> dict[str, Any]:
+    return json.loads(document)
 
 
 def create_administrator() -> Principal:
@@ -165,7 +171,7 @@ def require_permission(principal: Principal, need: Need, context: Context, resou
 
 
 def _resource_policy_decision(principal: Principal, need: Need, context: Context, policy: str) -> Decision:
-    statements = statements_of(json.loads(policy)) if policy else []
+    statements = statements_of(_parsed(policy)) if policy else []
     concerned = [statement for statement in statements if names_principal(statement, ("AWS", principal.arn))]
     return decide(concerned, need.action, need.resources, context)
 
