@@ -52,12 +52,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from opslib.notebook import execute
 
     outcome = execute(arguments.notebook, dict(arguments.parameters), home=arguments.home)
-    if outcome.failure:
-        _say(f"failed: {outcome.failure}")
-    for left in outcome.summary.get("leftovers", []):
-        _say(f"LEFT: {left}   (python -m opslib sweep {outcome.run_id})")
-    _say(f"{'failed' if outcome.failure else 'completed'}: {outcome.report}")
-    return 1 if outcome.failure or outcome.summary.get("leftovers") else 0
+    for left in outcome.summary["leftovers"]:
+        _say(f"LEFT     {left}   (python -m opslib sweep {outcome.run_id})")
+    _say(outcome.verdict)
+    _say(f"report   {outcome.report}")
+    return 1 if outcome.failure or outcome.summary["leftovers"] else 0
 
 
 def _parser() -> argparse.ArgumentParser:

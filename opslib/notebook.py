@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import json
 import logging
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,13 +16,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import papermill
-from papermill.exceptions import PapermillException, PapermillExecutionError
+from papermill.exceptions import PapermillException, PapermillExecutionError, strip_color
 
 from opslib.aws.ledger import Run, start_run
 from opslib.aws.sweeping import sweep
 from opslib.errors import ConfigurationError
 from opslib.report import write_report
+
+_FIGURES = {
+    "test_accuracy": "test accuracy",
+    "chance_accuracy": "chance",
+    "endpoint_p50_ms": "endpoint p50 ms",
+    "lambda_p50_ms": "Lambda p50 ms",
+}
+"""Keys of summary.json that the last lines of a run name, when a notebook wrote them."""
+
+_HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+_ARROW = re.compile(r"^-+> \d+ (.+)$", re.MULTILINE)
+"""The line of the cell that raised, as IPython marks it in a traceback; the first frame is the cell's."""
 
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
@@ -39,6 +53,16 @@ class Outcome:
     def report(self) -> Path:
         """The readable page of the run."""
         return self.directory / "report.html"
+
+    @property
+    def verdict(self) -> str:
+        """What there is to say of the run at its end: why it failed, or its figures."""
+        if self.failure:
+            return f"failed   {self.failure}"
+        figures = [f"{name} {self.summary[key]:.4g}" for key, name in _FIGURES.items() if key in self.summary]
+        return (
+            f"done     run {self.run_id} in {self.summary['total_seconds']:.0f} s: {', '.join(figures) or 'no figures'}"
+        )
 
 
 def declared_parameters(notebook: Path) -> dict[str, dict[str, str]]:
@@ -141,15 +165,20 @@ def _execute_cells(notebook: Path, run: Run, parameters: Mapping[str, Any]) -> s
                 extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
             )
     except PapermillExecutionError as error:
-        return _told(error)
+        return _told(error, executed)
     except (PapermillException, RuntimeError) as error:  # the kernel died, or never came up
         return f"{type(error).__name__}: {error}"
     return ""
 
 
-def _told(error: PapermillExecutionError) -> str:
-    first_line = error.source.strip().splitlines()[0] if error.source.strip() else ""
-    return f"cell {error.exec_count} ({first_line}): {error.ename}: {error.evalue}"
+def _told(error: PapermillExecutionError, executed: Path) -> str:
+    """Say which cell raised, in which line, and what: the heading above tells people more than the cell's number."""
+    above = nbformat.read(executed, as_version=4).cells[: error.cell_index]
+    headings = [_HEADING.findall(cell.source) for cell in above if cell.cell_type == "markdown"]
+    heading = next((found[-1] for found in reversed(headings) if found), "the beginning")
+    arrow = _ARROW.search(strip_color("\n".join(error.traceback)))
+    line = arrow[1].strip() if arrow else error.source.strip()
+    return f"cell {error.exec_count}, under {heading!r}, at `{line}`\n{error.ename}: {error.evalue}"
 
 
 def _report(notebook: Path, run: Run, failure: str) -> None:

@@ -76,11 +76,11 @@ def test_a_failing_cell_is_told_and_the_run_is_swept(make_notebook, tmp_path, re
         "from pathlib import Path\nfrom opslib.aws import ledger, storage\n"
         f"run = ledger.start_run('book', run_id=run_id, home=Path({str(tmp_path / 'runs')!r}))\n"
         "bucket = storage.ensure_bucket(run)",
-        "# divide\n1 / 0",
+        "numerator = 1\nnumerator / 0",
     )
     outcome = notebook.execute(book, {"keep": "true"}, home=tmp_path / "runs")
     assert "ZeroDivisionError" in outcome.failure
-    assert "# divide" in outcome.failure
+    assert "at `numerator / 0`" in outcome.failure
     assert outcome.summary["status"] == "failed"
     assert outcome.summary["leftovers"] == []
     assert outcome.run_id not in str(session.client("s3").list_buckets()["Buckets"])
