@@ -9,7 +9,6 @@
     │   ├── TrainingFailed     a training job ended as Failed or Stopped
     │   ├── EndpointFailed     an endpoint did not come into service
     │   └── FunctionFailed     a Lambda function failed or answered with an error
-    ├── NotebookFailed         a cell of an executed notebook raised
     └── RehearsalError         the local AWS cannot start, or was asked for something it cannot rehearse
 """
 
@@ -61,10 +60,6 @@ class EndpointFailed(AwsError):
 
 class FunctionFailed(AwsError):
     """A Lambda function could not be made ready, or its handler raised."""
-
-
-class NotebookFailed(OpslibError):
-    """A cell of an executed notebook raised."""
 
 
 class RehearsalError(OpslibError):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Sequence
 from opslib.errors import OpslibError
 from opslib.rehearsal import daemon
 from opslib.rehearsal.environment import overriding_variables
-from opslib.rehearsal.keeper import start_foreground_process
+from opslib.rehearsal.processes.keeper import start_foreground_process
 from opslib.rehearsal.server import DEFAULT_REGION, start
 
 NOT_RUNNING = 3

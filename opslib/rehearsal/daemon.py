@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from opslib.errors import RehearsalError
-from opslib.rehearsal.scratch import is_running, own_identity, remove_orphaned_directories
+from opslib.rehearsal.processes.scratch import is_running, own_identity, remove_orphaned_directories
 
 _START_SECONDS = 20.0
 _STOP_SECONDS = 15.0

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from opslib.rehearsal.endpoints import EndpointsExtension
-from opslib.rehearsal.functions import FunctionsExtension
-from opslib.rehearsal.training import TrainingExtension
+from opslib.rehearsal.endpoints.extension import EndpointsExtension
+from opslib.rehearsal.functions.extension import FunctionsExtension
+from opslib.rehearsal.training.extension import TrainingExtension
 
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Extension, Rehearsal

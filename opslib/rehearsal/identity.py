@@ -15,9 +15,17 @@ from moto.iam.exceptions import NotFoundException
 from moto.iam.models import IAMBackend, Role, iam_backends
 from moto.sts.models import sts_backends
 
-from opslib.rehearsal.actions import Need
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, ServiceError
-from opslib.rehearsal.permissions import Context, Decision, Statement, decide, names_principal, statements_of, trusts
+from opslib.rehearsal.gateway.actions import Need
+from opslib.rehearsal.gateway.permissions import (
+    Context,
+    Decision,
+    Statement,
+    decide,
+    names_principal,
+    statements_of,
+    trusts,
+)
 
 ADMINISTRATOR = "rehearsal"
 """Name of the user whose access key is in the standard variables."""

@@ -6,8 +6,8 @@ objects.
 
 from moto.s3.models import FakeBucket, s3_backends
 
-from opslib.rehearsal.actions import s3_needs
 from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
+from opslib.rehearsal.gateway.actions import s3_needs
 from opslib.rehearsal.identity import Principal, require_permission
 
 _CONTEXT = {"aws:securetransport": ["true"]}

@@ -25,11 +25,11 @@ from moto.s3.models import FakeBucket
 from opslib.errors import RehearsalError
 from opslib.rehearsal.calls import Operation
 from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
-from opslib.rehearsal.gate import Gate
-from opslib.rehearsal.http_server import HttpServer
+from opslib.rehearsal.gateway.gate import Gate
+from opslib.rehearsal.gateway.http_server import HttpServer
 from opslib.rehearsal.identity import create_administrator
-from opslib.rehearsal.keeper import kill_all_processes
-from opslib.rehearsal.scratch import build_scratch_directory, remove_orphaned_directories
+from opslib.rehearsal.processes.keeper import kill_all_processes
+from opslib.rehearsal.processes.scratch import build_scratch_directory, remove_orphaned_directories
 
 HOST = "127.0.0.1"
 DEFAULT_REGION = "us-east-1"

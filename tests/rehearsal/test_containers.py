@@ -4,8 +4,8 @@ import zipfile
 
 import pytest
 
-from opslib.rehearsal.containers import build_container
-from opslib.rehearsal.keeper import start_process
+from opslib.rehearsal.processes.containers import build_container
+from opslib.rehearsal.processes.keeper import start_process
 
 
 @pytest.fixture

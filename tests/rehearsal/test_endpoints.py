@@ -7,7 +7,7 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from opslib.rehearsal import model_fleet
+from opslib.rehearsal.endpoints import fleet as model_fleet
 from tests.rehearsal.serving import (
     IMAGE,
     INFERENCE,

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from opslib.errors import RehearsalError
-from opslib.rehearsal.keeper import start_process
+from opslib.rehearsal.processes.keeper import start_process
 
 ESCAPE_ARTIST = "(setsid sh -c 'sleep {mark} & exec sleep {mark}' &) ; sleep {mark}"
 """A shell line whose processes leave their session, their group and their parent."""
@@ -118,7 +118,7 @@ def test_a_long_line_is_handed_on_in_pieces():
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_is_left_when_the_server_is_killed(mark, how):
     program = (
-        "import os, time\nfrom opslib.rehearsal.keeper import start_process\n"
+        "import os, time\nfrom opslib.rehearsal.processes.keeper import start_process\n"
         f"start_process(['sh', '-c', {ESCAPE_ARTIST.format(mark=mark)!r}], env=os.environ, cwd='/')\n"
         "time.sleep(1000)"
     )
@@ -130,7 +130,7 @@ def test_nothing_is_left_when_the_server_is_killed(mark, how):
 
 
 def test_without_proc_descendants_are_found_through_ps(mark, monkeypatch):
-    from opslib.rehearsal import kept_process
+    from opslib.rehearsal.processes import kept_process
 
     monkeypatch.setattr(kept_process, "list_processes", kept_process._processes_by_ps)
     with subprocess.Popen(["sh", "-c", f"sleep {mark} & exec sleep {mark}"]) as parent:

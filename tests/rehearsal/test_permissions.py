@@ -3,7 +3,7 @@
 import pytest
 
 from opslib.rehearsal.calls import ServiceError
-from opslib.rehearsal.permissions import Decision, decide, names_principal, trusts
+from opslib.rehearsal.gateway.permissions import Decision, decide, names_principal, trusts
 
 ALLOW, DENY, NOTHING = Decision.ALLOW, Decision.EXPLICIT_DENY, Decision.IMPLICIT_DENY
 OBJECT = "arn:aws:s3:::photos/train/cat.jpg"

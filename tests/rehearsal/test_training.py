@@ -168,7 +168,7 @@ def log_exists(job: Job) -> bool:
 
 
 def test_a_job_that_ignores_sigterm_is_killed_after_the_grace(job, monkeypatch):
-    monkeypatch.setattr("opslib.rehearsal.training_run.GRACE_SECONDS", 0.2)
+    monkeypatch.setattr("opslib.rehearsal.training.run.GRACE_SECONDS", 0.2)
     job.shell("trap '' TERM; touch /opt/ml/model/m; echo up; while :; do sleep 0.01; done").create()
     wait_until(lambda: log_exists(job) and job.logs() == ["up"])
     job.client.stop_training_job(TrainingJobName=job.name)

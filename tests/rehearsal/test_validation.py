@@ -7,7 +7,7 @@ from botocore.exceptions import ClientError
 from moto.core.utils import get_service_model
 
 from opslib.rehearsal.calls import ServiceError
-from opslib.rehearsal.validation import reply_faults, validate_request, without_absent
+from opslib.rehearsal.gateway.validation import reply_faults, validate_request, without_absent
 
 SAGEMAKER = get_service_model("sagemaker")
 

@@ -13,8 +13,8 @@ from typing import Any
 from moto.awslambda.models import LambdaFunction
 
 from opslib.rehearsal.calls import Call, Operation, ServiceError
-from opslib.rehearsal.function_environment import Outcome
-from opslib.rehearsal.function_pool import FunctionPool, Throttled
+from opslib.rehearsal.functions.environment import Outcome
+from opslib.rehearsal.functions.pool import FunctionPool, Throttled
 
 MAX_PAYLOAD_BYTES = {"RequestResponse": 6_291_456, "DryRun": 6_291_456, "Event": 1_048_576}
 """Largest event, by invocation type."""

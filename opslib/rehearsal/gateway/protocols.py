@@ -46,7 +46,7 @@ def read_parameters(
         return {}
     payload = shape.serialization.get("payload")
     if payload and shape.members[payload].type_name == "blob":
-        params = {payload: body} if body else {}
+        params = {payload: body}
     elif payload:
         params = {payload: _from_wire(shape.members[payload], _json_object(body))} if body else {}
     else:

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from opslib.rehearsal.channels import Channel, fetch_channel
-from opslib.rehearsal.containers import Container, build_container
-from opslib.rehearsal.keeper import Process, start_process
+from opslib.rehearsal.processes.containers import Container, build_container
+from opslib.rehearsal.processes.keeper import Process, start_process
 from opslib.rehearsal.role_storage import RoleStorage
-from opslib.rehearsal.training_artifacts import fetch_checkpoints
-from opslib.rehearsal.training_job import MAX_FAILURE_REASON, TrainingJob
-from opslib.rehearsal.training_program import (
+from opslib.rehearsal.training.artifacts import fetch_checkpoints
+from opslib.rehearsal.training.channels import Channel, fetch_channel
+from opslib.rehearsal.training.job import MAX_FAILURE_REASON, TrainingJob
+from opslib.rehearsal.training.program import (
     Program,
     read_program,
     script_command,

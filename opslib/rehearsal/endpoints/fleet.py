@@ -18,8 +18,8 @@ from pathlib import Path
 
 import urllib3
 
-from opslib.rehearsal.containers import build_container
-from opslib.rehearsal.keeper import Process, start_process
+from opslib.rehearsal.processes.containers import build_container
+from opslib.rehearsal.processes.keeper import Process, start_process
 
 INVOCATION_SECONDS = 60.0
 """Longest time that a container may take for an answer (API reference of InvokeEndpoint)."""

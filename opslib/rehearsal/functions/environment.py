@@ -20,8 +20,8 @@ from pathlib import Path
 
 import psutil
 
-from opslib.rehearsal.keeper import Process, start_process
-from opslib.rehearsal.runtime_api import MAX_RESPONSE_BYTES, Invocation, Message, RuntimeApi
+from opslib.rehearsal.functions.runtime_api import MAX_RESPONSE_BYTES, Invocation, Message, RuntimeApi
+from opslib.rehearsal.processes.keeper import Process, start_process
 
 INIT_SECONDS = 10.0
 """Longest initialisation that is not counted as part of the first invocation."""

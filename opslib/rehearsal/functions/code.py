@@ -10,8 +10,8 @@ from typing import Any
 from moto.s3.exceptions import MissingBucket, MissingKey
 from moto.s3.models import s3_backends
 
-from opslib.rehearsal.actions import Need
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, ServiceError
+from opslib.rehearsal.gateway.actions import Need
 from opslib.rehearsal.identity import require_permission
 
 MAX_UNZIPPED_BYTES = 262_144_000

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from opslib.rehearsal.scratch import build_scratch_directory
+from opslib.rehearsal.processes.scratch import build_scratch_directory
 
 __all__ = ["OPT_ML", "Container", "build_container", "build_scratch_directory"]
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.endpoint_hosting import Hosting, Variant
-from opslib.rehearsal.model_fleet import ContainerReply, InvocationTimedOut, ModelNotServing
+from opslib.rehearsal.endpoints.fleet import ContainerReply, InvocationTimedOut, ModelNotServing
+from opslib.rehearsal.endpoints.hosting import Hosting, Variant
 
 MAX_BODY_BYTES = 6_291_456
 """Largest request and largest response, 6 MB (the service's model in botocore: BodyBlob)."""

@@ -16,18 +16,18 @@ from urllib.parse import unquote
 from moto.core.model import OperationModel
 from moto.s3.models import s3_backends
 
-from opslib.rehearsal.actions import Need, needs_of, s3_needs
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.gateway.actions import Need, needs_of, s3_needs
+from opslib.rehearsal.gateway.incoming import Incoming, operation_model
+from opslib.rehearsal.gateway.protocols import JSON_PROTOCOLS, Reply, read_parameters, write_error, write_reply
+from opslib.rehearsal.gateway.signatures import is_signed_with
+from opslib.rehearsal.gateway.validation import reply_faults, validate_request, without_absent
 from opslib.rehearsal.identity import (
     Principal,
     find_principal,
     require_assumable_role,
     require_permission,
 )
-from opslib.rehearsal.incoming import Incoming, operation_model
-from opslib.rehearsal.protocols import JSON_PROTOCOLS, Reply, read_parameters, write_error, write_reply
-from opslib.rehearsal.signatures import is_signed_with
-from opslib.rehearsal.validation import reply_faults, validate_request, without_absent
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from opslib.rehearsal.function_environment import FunctionEnvironment
+from opslib.rehearsal.functions.environment import FunctionEnvironment
 
 IDLE_SECONDS = 600.0
 """How long an environment is kept without an invocation; AWS does not document its own time."""

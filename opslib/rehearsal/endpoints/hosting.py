@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from opslib.rehearsal.model_data import ModelDataFailed
-from opslib.rehearsal.model_fleet import Fleet, ModelNotServing
+from opslib.rehearsal.endpoints.fleet import Fleet, ModelNotServing
+from opslib.rehearsal.endpoints.model_data import ModelDataFailed
 
 
 class HostingFailed(Exception):  # noqa: N818 - it becomes a FailureReason

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from moto.sagemaker.models import FakeEndpointConfig, Model, sagemaker_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.endpoint_hosting import Hosting, Variant
+from opslib.rehearsal.endpoints.fleet import HEALTH_CHECK_SECONDS, Fleet, ModelContainer
+from opslib.rehearsal.endpoints.hosting import Hosting, Variant
+from opslib.rehearsal.endpoints.model_data import fetch_model, find_model_data, require_model_data
 from opslib.rehearsal.identity import assume_role, require_passable_role, role_credentials
 from opslib.rehearsal.log_streams import LogStream
-from opslib.rehearsal.model_data import fetch_model, find_model_data, require_model_data
-from opslib.rehearsal.model_fleet import HEALTH_CHECK_SECONDS, Fleet, ModelContainer
 from opslib.rehearsal.role_storage import RoleStorage
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from moto.core.request import (
     should_preserve_original_header_name,
 )
 
-from opslib.rehearsal.protocols import Reply
+from opslib.rehearsal.gateway.protocols import Reply
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from opslib.rehearsal.calls import ServiceError
-from opslib.rehearsal.containers import OPT_ML, Container
+from opslib.rehearsal.processes.containers import OPT_ML, Container
 from opslib.rehearsal.role_storage import RoleStorage, split_uri
 
 

@@ -9,9 +9,9 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from opslib.rehearsal.channels import Channel, fetch_channel
 from opslib.rehearsal.role_storage import RoleStorage, split_uri
-from opslib.rehearsal.training_job import TrainingJob
+from opslib.rehearsal.training.channels import Channel, fetch_channel
+from opslib.rehearsal.training.job import TrainingJob
 
 _FAST = 1  # weights hardly compress; the default level takes five times as long
 

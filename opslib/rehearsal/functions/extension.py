@@ -16,12 +16,12 @@ from moto.awslambda.exceptions import LambdaClientError
 from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.function_code import read_code, remove_code, unpack_code
-from opslib.rehearsal.function_environment import FunctionEnvironment, FunctionVersion
-from opslib.rehearsal.function_invocations import Invocations
-from opslib.rehearsal.function_pool import FunctionPool
-from opslib.rehearsal.function_runtime import build_runtime
-from opslib.rehearsal.function_settings import check_settings, configuration, function_variables
+from opslib.rehearsal.functions.code import read_code, remove_code, unpack_code
+from opslib.rehearsal.functions.environment import FunctionEnvironment, FunctionVersion
+from opslib.rehearsal.functions.invocations import Invocations
+from opslib.rehearsal.functions.pool import FunctionPool
+from opslib.rehearsal.functions.runtime import build_runtime
+from opslib.rehearsal.functions.settings import check_settings, configuration, function_variables
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.log_streams import LogStream
 

@@ -14,10 +14,10 @@ from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker
 
 from opslib.errors import OpslibError
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.endpoint_hosting import Hosting, HostingFailed
-from opslib.rehearsal.hosted_models import HostedModels
-from opslib.rehearsal.invocations import Invocations
-from opslib.rehearsal.model_fleet import ModelNotServing
+from opslib.rehearsal.endpoints.fleet import ModelNotServing
+from opslib.rehearsal.endpoints.hosted_models import HostedModels
+from opslib.rehearsal.endpoints.hosting import Hosting, HostingFailed
+from opslib.rehearsal.endpoints.invocations import Invocations
 
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Rehearsal

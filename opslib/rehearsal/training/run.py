@@ -10,15 +10,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from opslib.errors import RehearsalError
-from opslib.rehearsal.channels import read_channels
 from opslib.rehearsal.identity import Principal, role_credentials
 from opslib.rehearsal.log_streams import LogStream
+from opslib.rehearsal.processes.termination import terminate_program
 from opslib.rehearsal.role_storage import RoleStorage, StorageRefused
-from opslib.rehearsal.termination import terminate_program
-from opslib.rehearsal.training_artifacts import upload_artifacts, upload_checkpoints
-from opslib.rehearsal.training_host import TrainingHost
-from opslib.rehearsal.training_job import TrainingJob
-from opslib.rehearsal.training_metrics import MetricReader
+from opslib.rehearsal.training.artifacts import upload_artifacts, upload_checkpoints
+from opslib.rehearsal.training.channels import read_channels
+from opslib.rehearsal.training.host import TrainingHost
+from opslib.rehearsal.training.job import TrainingJob
+from opslib.rehearsal.training.metrics import MetricReader
 
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Rehearsal

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from moto.sagemaker.models import sagemaker_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.channels import read_channels, require_objects
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.role_storage import RoleStorage
-from opslib.rehearsal.training_job import TERMINAL, TrainingJob
-from opslib.rehearsal.training_program import read_program
-from opslib.rehearsal.training_run import TrainingRun
+from opslib.rehearsal.training.channels import read_channels, require_objects
+from opslib.rehearsal.training.job import TERMINAL, TrainingJob
+from opslib.rehearsal.training.program import read_program
+from opslib.rehearsal.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Rehearsal

@@ -12,7 +12,7 @@ from typing import Any
 from moto.cloudwatch.models import cloudwatch_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
-from opslib.rehearsal.training_job import TrainingJob, now
+from opslib.rehearsal.training.job import TrainingJob, now
 
 NAMESPACE = "/aws/sagemaker/TrainingJobs"
 

@@ -14,7 +14,7 @@ from moto.moto_server.werkzeug_app import BackendRequest
 from werkzeug.datastructures import EnvironHeaders
 from werkzeug.exceptions import NotFound
 
-from opslib.rehearsal.signatures import Signature, SignedRequest, read_signature
+from opslib.rehearsal.gateway.signatures import Signature, SignedRequest, read_signature
 
 _SIGNED_AS = {"monitoring": "cloudwatch", "tagging": "resourcegroupstaggingapi"}
 

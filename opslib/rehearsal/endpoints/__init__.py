@@ -1,0 +1,1 @@
+"""Models, endpoint configurations and endpoints, served by model servers of their own."""

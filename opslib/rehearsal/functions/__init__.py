@@ -1,0 +1,1 @@
+"""Lambda functions in environments of their own, under AWS's runtime client."""

@@ -1,0 +1,1 @@
+"""What stands in front of moto: HTTP, AWS's protocols, signatures, permissions and validation."""

@@ -1,0 +1,1 @@
+"""Training jobs: the submitted code as plain processes under the container contract."""
