@@ -96,6 +96,11 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
     with tarfile.open(archive) as reader:
         for info in reader:
             yield _Member(info.name, info.isdir(), info.isreg(), lambda info=info: reader.extractfile(info))
+        # tarfile takes a damaged header for the end of the archive, and never reads the checksum that ends a .gz.
+        reader.fileobj.seek(reader.offset)
+        if any(reader.fileobj.read(tarfile.BLOCKSIZE)):
+            raise tarfile.ReadError("it is damaged after the last file that can be read")
+        reader.fileobj.read(_CHUNK_BYTES)
 
 
 def _safe_path(member: _Member, archive: Path) -> PurePosixPath:

@@ -15,6 +15,7 @@ from opslib.errors import DownloadError
 _CHUNK_BYTES = 256 * 1024
 _TIMEOUT_SECONDS = 30
 _FRUITLESS_ATTEMPTS = 5
+_RESUME_HINT = "run it again: it goes on where it stopped"
 _PASSING_STATUSES = frozenset({408, 416, 425, 429, 500, 502, 503, 504})
 
 
@@ -45,6 +46,8 @@ def download(url: str, path: Path, *, sha256: str = "", pause_seconds: float = 1
     fruitless, size = 0, _size(partial)
     while not _fetch_rest(url, partial, may_retry=fruitless + 1 < _FRUITLESS_ATTEMPTS):
         fruitless = fruitless + 1 if _size(partial) <= size else 0
+        if fruitless == _FRUITLESS_ATTEMPTS:
+            raise DownloadError(f"{url} breaks off after {_size(partial):,} bytes", hint=_RESUME_HINT)
         size = _size(partial)
         time.sleep(pause_seconds * 2**fruitless / 2)
     _version_file(partial).unlink(missing_ok=True)
@@ -84,9 +87,7 @@ def _fetch_rest(url: str, partial: Path, *, may_retry: bool) -> bool:
             partial.unlink(missing_ok=True)
     except (OSError, http.client.HTTPException) as error:
         if not may_retry:
-            raise DownloadError(
-                f"{url} cannot be fetched: {error}", hint="run it again: it goes on where it stopped"
-            ) from error
+            raise DownloadError(f"{url} cannot be fetched: {error}", hint=_RESUME_HINT) from error
     return False
 
 

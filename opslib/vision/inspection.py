@@ -19,7 +19,7 @@ FEW_PHOTOS = 5
 """A class with fewer training photos than this is reported."""
 
 _SHOWN = 8
-# A JPEG is decoded at an eighth of its size: every byte of it is still read, so damage is found, in a third of the time.
+# A JPEG is decoded at an eighth of its size: every byte is still read, so damage is found, in a third of the time.
 _CHECKED_SIDE = 32
 
 
@@ -30,7 +30,7 @@ class PhotoReport:
     Attributes:
         photos: The photos that were checked.
         unreadable: Key of each photo that cannot be decoded, and why.
-        repeated: Groups of keys whose files are the same in more than one split: what is learnt by heart is then tested.
+        repeated: Groups of keys with the same bytes in more than one split: what was learnt by heart is tested.
         missing: For each split, the classes without a readable photo in it.
         few: Classes of fewer than five (but some) readable training photos, and how many they have.
     """

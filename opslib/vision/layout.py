@@ -43,17 +43,15 @@ def list_photos(root: Path) -> Listing:
 
 
 def unwrap(root: Path) -> Path:
-    """Step through folders that hold nothing but one folder of folders, as archives often do.
+    """Step through folders that hold nothing but one folder of folders, without photos of its own, as archives do.
 
     Raises:
         PhotosError: There is no such folder.
     """
     if not root.is_dir():
         raise PhotosError(f"there is no folder {root}")
-    folders = _folders(root)
-    while len(folders) == 1 and folders[0].name.lower() not in _SPLIT_OF_FOLDER and _folders(folders[0]):
-        root = folders[0]
-        folders = _folders(root)
+    while len(inner := _folders(root)) == 1 and _is_wrapped(inner[0]):
+        root = inner[0]
     return root
 
 
@@ -100,6 +98,11 @@ def _files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         if not any(map(_is_hidden, path.relative_to(folder).parts)) and not path.is_dir():
             yield path
+
+
+def _is_wrapped(folder: Path) -> bool:
+    has_photos = any(path.suffix.lower() in PHOTO_SUFFIXES for path in folder.iterdir())
+    return folder.name.lower() not in _SPLIT_OF_FOLDER and not has_photos and bool(_folders(folder))
 
 
 def _is_hidden(name: str) -> bool:
