@@ -115,15 +115,17 @@ def _read_event(event: Any) -> tuple[bytes, str]:
 
 def _read_proxy_event(event: dict[str, Any]) -> tuple[bytes, str]:
     """Return body and content type of an HTTP request: events of version 1.0 and 2.0 and of function URLs."""
-    http = event["requestContext"].get("http") or {}
+    http = _mapping(_mapping(event["requestContext"]).get("http"))
     method = event.get("httpMethod") or http.get("method") or "POST"
     if method != "POST":
-        raise RequestError(405, f"{method} is not offered here: POST a photo")
+        raise RequestError(405, f"{str(method)[:20]} is not offered here: POST a photo")
     content_type = _header(event, "content-type").partition(";")[0].strip().lower()
     text = event.get("body") or ""
-    is_base64 = bool(event.get("isBase64Encoded"))
+    if not isinstance(text, str):
+        raise RequestError(400, "the body of the request is not a text")
+    is_base64 = event.get("isBase64Encoded") is True
     if content_type == "application/json":
-        return _read_event(_parse(_decode(text) if is_base64 else text.encode()))
+        return _read_event(_parse(_decode(text) if is_base64 else text))
     photo_type = _photo_type(content_type)
     if not is_base64:
         raise RequestError(400, "the photo came as text: add image/* to the API's binary media types")
@@ -133,14 +135,19 @@ def _read_proxy_event(event: dict[str, Any]) -> tuple[bytes, str]:
 def _photo_type(content_type: Any) -> str:
     """Return a photo's content type; anything else must not get into the header of our own request."""
     text = str(content_type).strip().lower()
-    if not re.fullmatch(r"image/[\w.+-]+|application/x-image", text):
+    if not re.fullmatch(r"image/[\w.+-]{1,64}|application/x-image", text, re.ASCII):
         shown = text[:50] or "missing"
         raise RequestError(415, f"the content type is {shown}: send image/jpeg, image/png or image/webp")
     return text
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    """Return the value if it is a mapping, else an empty one: not every event comes from API Gateway."""
+    return value if isinstance(value, dict) else {}
+
+
 def _header(event: dict[str, Any], name: str) -> str:
-    headers = event.get("headers") or {}
+    headers = _mapping(event.get("headers"))
     return next((str(value) for key, value in headers.items() if key.lower() == name), "")
 
 
@@ -148,10 +155,10 @@ def _wants_verbose(event: dict[str, Any]) -> bool:
     return "".join(_header(event, "accept").lower().split()) == VERBOSE
 
 
-def _parse(body: bytes) -> Any:
+def _parse(body: bytes | str) -> Any:
     try:
         return json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested too deeply
         raise RequestError(400, "the body is not JSON") from error
 
 
@@ -207,7 +214,7 @@ def _parse_answer(body: bytes) -> dict[str, Any]:
         answer = json.loads(body)
         if {"predicted_label", "top_k", "scores"} <= answer.keys():
             return answer
-    except (ValueError, AttributeError) as error:
+    except (ValueError, RecursionError, AttributeError) as error:
         raise RequestError(502, "the endpoint's answer is not JSON") from error
     raise RequestError(502, "the endpoint's answer has no prediction")
 
@@ -247,7 +254,7 @@ def _reason(words: str) -> str:
     words = words.partition("\nTraceback (most recent call last):")[0]
     try:
         found = json.loads(words)
-    except ValueError:
+    except (ValueError, RecursionError):
         return words[:500]
     if isinstance(found, dict):
         inner = found.get("error", found)

@@ -6,8 +6,8 @@ It stands for AWS's PyTorch inference container and keeps its contract: `model_f
 `output_fn`, or `transform_fn`, each with an optional last argument for the context; JSON and CSV bodies arrive as text,
 all others as bytes; `Accept` defaults to application/json; an exception with a `status_code` becomes that status and
 any other becomes 500, with the message and the traceback as the body (source: sagemaker-inference-toolkit,
-transformer.py). Two things are stricter: /ping answers 200 only once the model is loaded, and a model that cannot be
-loaded ends the process.
+transformer.py). Three things differ: /ping answers 200 only once the model is loaded, a model that cannot be loaded
+ends the process, and text that is not UTF-8 reaches `input_fn` as bytes, where the toolkit answers 500 by itself.
 
 It is run by path and imports nothing of opslib: the model's own `code/` directory may bring another version of it.
 """
@@ -60,6 +60,14 @@ def _call(function: Callable, *arguments: Any) -> Any:
     return function(*arguments)
 
 
+def _as_handed_on(body: bytes, content_type: str) -> bytes | str:
+    """Return text types as text, if they are."""
+    try:
+        return body.decode() if content_type in TEXT_TYPES else body
+    except UnicodeDecodeError:
+        return body
+
+
 class Handlers:
     """The user's functions, with AWS's defaults for those that are missing."""
 
@@ -89,8 +97,7 @@ class Handlers:
     def invoke(self, body: bytes, content_type: str, accept: str) -> Reply:
         """Answer one request; an exception becomes an error reply and a traceback in the log."""
         try:
-            data = body.decode() if content_type in TEXT_TYPES else body
-            result = self._run(data, content_type, accept)
+            result = self._run(_as_handed_on(body, content_type), content_type, accept)
         except Exception as error:  # noqa: BLE001 - the container answers for whatever the user's code raises
             return self._error_reply(error)
         answer, answer_type = result if isinstance(result, tuple) else (result, accept)

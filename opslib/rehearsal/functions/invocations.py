@@ -58,8 +58,7 @@ class Invocations:
         return _reply(call, function, self._run(call, function, pool, payload))
 
     def _run(self, call: Call, function: LambdaFunction, pool: FunctionPool, payload: bytes) -> Outcome:
-        context = call.params.get("ClientContext", "")
-        decoded = base64.b64decode(context).decode() if context else ""
+        decoded = _client_context(call.params.get("ClientContext", ""))
         try:
             with pool.environment(self._limit_of(call, function)) as environment:
                 return environment.invoke(call.request_id, payload, decoded)
@@ -79,6 +78,15 @@ class Invocations:
                 return
 
 
+def _client_context(encoded: str) -> str:
+    """Return the client's context as one line of JSON, fit for a header."""
+    try:
+        return json.dumps(json.loads(base64.b64decode(encoded, validate=True))) if encoded else ""
+    except (ValueError, RecursionError) as error:
+        reason = "Client context must be a valid Base64-encoded JSON object."
+        raise ServiceError("InvalidRequestContentException", reason) from error
+
+
 def _check_payload(payload: bytes, kind: str) -> None:
     limit = MAX_PAYLOAD_BYTES[kind]
     if len(payload) > limit:
@@ -86,7 +94,7 @@ def _check_payload(payload: bytes, kind: str) -> None:
         raise ServiceError("RequestTooLargeException", reason, status=413)
     try:
         json.loads(payload)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         reason = f"Could not parse request body into json: Could not parse payload into json: {error}"
         raise ServiceError("InvalidRequestContentException", reason) from error
 
