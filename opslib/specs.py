@@ -42,7 +42,7 @@ class TrainingSpec:
     batch_size: int = 32
     learning_rate: float = 5e-4
     patience: int = 5
-    views: int = 1
+    views: int = 2
     seed: int = 0
 
     def __post_init__(self) -> None:
