@@ -21,11 +21,11 @@ CLASSES = ("Affenpinscher", "Boxer", "Chihuahua", "Dachshund", "Eurasier", "Foxh
 
 @pytest.fixture(scope="module")
 def model_dir(tmp_path_factory):
-    """A model of a small network with random weights: what it says is wrong, how it says it is not."""
+    """A model with an untrained head: what it says is wrong, how it says it is not."""
     directory = tmp_path_factory.mktemp("model")
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        backbone = build_backbone("shufflenet_v2_x0_5", pretrained=False)
+        backbone = build_backbone("efficientnet_lite0")
         classifier = Classifier(backbone.module, build_head(backbone.features, len(CLASSES)))
     save_artifact(directory, classifier, ModelDescription(backbone.name, CLASSES, backbone.transform, {}, {}))
     return directory

@@ -88,7 +88,7 @@ def load_artifact(directory: Path, device: str | torch.device = "cpu") -> Loaded
     try:
         classes = tuple(map(str, fields["classes"]))
         transform = TransformSpec.from_dict(fields["transform"])
-        backbone = build_backbone(fields["backbone"], pretrained=False)
+        backbone = build_backbone(str(fields["backbone"]), pretrained=False)
         head = build_head(fields["head"]["features"], len(classes))
         digest = fields["weights"]["sha256"]
     except (KeyError, TypeError, ConfigurationError) as error:

@@ -78,17 +78,18 @@ def _get(host: str, target: str, max_bytes: int, deadline: float) -> tuple[str, 
     """Return (location, nothing) of a redirect or (nothing, body) of an answer."""
     with _connection(host, deadline) as connection:
         connection.request("GET", target, headers={"User-Agent": "opslib", "Accept": "image/*", "Connection": "close"})
-        response = connection.getresponse()
-        if response.status in _REDIRECTS:
-            return response.headers.get("Location") or "/", b""
-        if response.status != HTTPStatus.OK:
-            raise RequestError(HTTPStatus.FAILED_DEPENDENCY, f"{host} answered {response.status}")
-        body = response.read(max_bytes + 1)
-        if len(body) > max_bytes:
-            raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the photo has more than {max_bytes:,} bytes")
-        if response.length:  # the connection ended before the length that the host had named
-            raise http.client.IncompleteRead(body, response.length)
-        return "", body
+        with connection.getresponse() as response:
+            if response.status in _REDIRECTS:
+                return response.headers.get("Location") or "/", b""
+            if response.status != HTTPStatus.OK:
+                raise RequestError(HTTPStatus.FAILED_DEPENDENCY, f"{host} answered {response.status}")
+            body = response.read(max_bytes + 1)
+            _left(deadline)  # a connection that was cut off looks like one that has ended
+            if len(body) > max_bytes:
+                raise RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"the photo has more than {max_bytes:,} bytes")
+            if response.length:  # the connection ended before the length that the host had named
+                raise http.client.IncompleteRead(body, response.length)
+            return "", body
 
 
 @contextmanager
@@ -136,12 +137,12 @@ def _public_addresses(host: str, deadline: float) -> list[tuple]:
 
 def _resolve(host: str, timeout_seconds: float) -> list[tuple]:
     """Look up a name in a thread of its own: the system's lookup knows no time limit."""
-    answers: queue.SimpleQueue[list[tuple] | OSError] = queue.SimpleQueue()
+    answers: queue.SimpleQueue[list[tuple] | OSError | UnicodeError] = queue.SimpleQueue()
 
     def look_up() -> None:
         try:
             answers.put([found[4] for found in socket.getaddrinfo(host, _HTTPS_PORT, type=socket.SOCK_STREAM)])
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             answers.put(error)
 
     threading.Thread(target=look_up, daemon=True).start()
@@ -149,7 +150,7 @@ def _resolve(host: str, timeout_seconds: float) -> list[tuple]:
         answer = answers.get(timeout=timeout_seconds)
     except queue.Empty as error:
         raise TimeoutError("the name lookup took too long") from error
-    if isinstance(answer, OSError):
+    if isinstance(answer, Exception):
         raise answer
     return answer
 
