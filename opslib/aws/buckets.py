@@ -24,9 +24,11 @@ def ensure_bucket(run: Run, name: str = "") -> str:
         AwsError: S3 refused, or the named bucket is in another region or not ours.
     """
     bucket = name or run.name("data")
+    is_there = bucket_exists(bucket)  # first: a bucket of somebody else's must not get into the ledger
     run.record("prefix" if name else "bucket", f"s3://{bucket}/{run.prefix}/" if name else bucket)
-    if not bucket_exists(bucket):
+    if not is_there:
         _create(bucket)
+    if not name or not is_there:
         _protect(bucket)
     if not name:
         with explained(f"tagging bucket {bucket}"):

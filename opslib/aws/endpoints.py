@@ -24,11 +24,14 @@ __all__ = [
     "Prediction",
     "classify",
     "delete_endpoint",
+    "delete_endpoint_alone",
     "delete_endpoint_config",
     "delete_model",
     "deploy_model",
+    "endpoint_config_exists",
     "endpoint_exists",
     "measure_latency",
+    "model_exists",
 ]
 
 FRAMEWORK_VERSION, PYTHON_VERSION = "2.6.0", "py312"
@@ -96,9 +99,10 @@ def _refuse_name(name: str) -> None:
     """Refuse a name that is too long, or taken: what is not ours must not get into the ledger, nor be taken down."""
     if len(name) > LONGEST_NAME:
         raise ConfigurationError(f"endpoint name {name!r} has more than {LONGEST_NAME} characters")
-    if endpoint_exists(name):
+    taken = [kind for kind, exists in _EXISTS.items() if exists(name)]
+    if taken:
         raise ConfigurationError(
-            f"there is an endpoint {name} already", hint="choose another name, or delete_endpoint first"
+            f"the {taken[0]} {name} exists already", hint="choose another name, or delete_endpoint first"
         )
 
 
@@ -107,8 +111,8 @@ def _create(run: Run, spec: EndpointSpec, name: str, undo: ExitStack, source: di
 
     where = {"session": current_session(), "region": region()}
     tags = [shapes.Tag(key=tag["Key"], value=tag["Value"]) for tag in run.tags]
-    ensure_log_group(run, endpoint_group(name))
-    undo.callback(delete_log_group, endpoint_group(name))
+    if ensure_log_group(run, endpoint_group(name)):
+        undo.callback(delete_log_group, endpoint_group(name))
     container = shapes.ContainerDefinition(
         image=_image(spec), model_data_url=source["model_uri"], environment=_environment(spec)
     )
@@ -132,7 +136,7 @@ def _create(run: Run, spec: EndpointSpec, name: str, undo: ExitStack, source: di
     undo.callback(delete_endpoint_config, name)
     run.record("endpoint", name)
     resources.Endpoint.create(endpoint_name=name, endpoint_config_name=name, tags=tags, **where)
-    undo.callback(_delete_endpoint_alone, name)
+    undo.callback(delete_endpoint_alone, name)
 
 
 def _image(spec: EndpointSpec) -> str:
@@ -197,14 +201,39 @@ def endpoint_exists(name: str) -> bool:
     Raises:
         AwsError: AWS refused.
     """
-    with explained(f"looking at endpoint {name}"), gone_is_fine():
-        client("sagemaker").describe_endpoint(EndpointName=name)
+    return _is_described("describe_endpoint", EndpointName=name)
+
+
+def endpoint_config_exists(name: str) -> bool:
+    """Tell whether there is an endpoint configuration of that name.
+
+    Raises:
+        AwsError: AWS refused.
+    """
+    return _is_described("describe_endpoint_config", EndpointConfigName=name)
+
+
+def model_exists(name: str) -> bool:
+    """Tell whether there is a model of that name.
+
+    Raises:
+        AwsError: AWS refused.
+    """
+    return _is_described("describe_model", ModelName=name)
+
+
+_EXISTS = {"endpoint": endpoint_exists, "endpoint configuration": endpoint_config_exists, "model": model_exists}
+
+
+def _is_described(operation: str, **names: str) -> bool:
+    with explained(f"looking for {', '.join(names.values())}"), gone_is_fine():
+        getattr(client("sagemaker"), operation)(**names)
         return True
     return False
 
 
 def delete_endpoint(name: str) -> None:
-    """Delete an endpoint with its configurations, models and log group; succeeds when they are already gone.
+    """Delete an endpoint with its configuration, models and log group; succeeds when they are already gone.
 
     Raises:
         AwsError: AWS refused.
@@ -212,7 +241,7 @@ def delete_endpoint(name: str) -> None:
     config = ""
     with explained(f"looking at endpoint {name}"), gone_is_fine():
         config = client("sagemaker").describe_endpoint(EndpointName=name)["EndpointConfigName"]
-    _delete_endpoint_alone(name)
+    delete_endpoint_alone(name)
     for model in _models_of(config or name):
         delete_model(model)
     delete_endpoint_config(config or name)
@@ -226,10 +255,15 @@ def _models_of(config: str) -> list[str]:
     return []
 
 
-def _delete_endpoint_alone(name: str) -> None:
-    """Delete an endpoint and wait until it is gone.
+def delete_endpoint_alone(name: str) -> None:
+    """Delete an endpoint, but neither configuration nor models, and wait until it is gone.
 
-    SageMaker refuses to delete one that is being created or updated, so that is waited for.
+    SageMaker refuses to delete one that is being created or updated, so that is waited for. Succeeds when it is
+    already gone.
+
+    Raises:
+        EndpointFailed: it did not go.
+        AwsError: AWS refused.
     """
     sagemaker, started, asked = client("sagemaker"), time.monotonic(), False
     with explained(f"deleting endpoint {name}"), gone_is_fine():

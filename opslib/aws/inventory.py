@@ -4,7 +4,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from opslib.aws.buckets import bucket_exists, delete_bucket
-from opslib.aws.endpoints import delete_endpoint, delete_endpoint_config, delete_model
+from opslib.aws.endpoints import (
+    delete_endpoint_alone,
+    delete_endpoint_config,
+    delete_model,
+    endpoint_config_exists,
+    endpoint_exists,
+    model_exists,
+)
 from opslib.aws.failures import explained, gone_is_fine
 from opslib.aws.functions import delete_function, function_exists, list_functions
 from opslib.aws.ledger import RUN_TAG
@@ -12,7 +19,7 @@ from opslib.aws.logs import delete_log_group, endpoint_group, function_group, li
 from opslib.aws.roles import ROLE_PATH, delete_role
 from opslib.aws.session import client
 from opslib.aws.storage import delete_prefix, list_objects, split_uri
-from opslib.aws.training import delete_training
+from opslib.aws.training import delete_training, training_exists
 
 
 @dataclass(frozen=True)
@@ -28,18 +35,6 @@ class Kind:
     delete: Callable[[str], object]
     exists: Callable[[str], bool]
     find: Callable[[str], list[str]]
-
-
-def _describes(operation: str, parameter: str) -> Callable[[str], bool]:
-    """Return a check that asks SageMaker to describe a thing."""
-
-    def exists(name: str) -> bool:
-        with explained(f"looking at {name}"), gone_is_fine():
-            getattr(client("sagemaker"), operation)(**{parameter: name})
-            return True
-        return False
-
-    return exists
 
 
 def _lists(operation: str, items: str, name_key: str) -> Callable[[str], list[str]]:
@@ -86,23 +81,18 @@ def _find_log_groups(prefix: str) -> list[str]:
 KINDS: dict[str, Kind] = {
     "training-job": Kind(
         delete_training,
-        _describes("describe_training_job", "TrainingJobName"),
+        training_exists,
         _lists("list_training_jobs", "TrainingJobSummaries", "TrainingJobName"),
     ),
     "function": Kind(delete_function, function_exists, list_functions),
-    "endpoint": Kind(
-        delete_endpoint,
-        _describes("describe_endpoint", "EndpointName"),
-        _lists("list_endpoints", "Endpoints", "EndpointName"),
-    ),
+    # alone: what the run's endpoint was given later may be somebody else's
+    "endpoint": Kind(delete_endpoint_alone, endpoint_exists, _lists("list_endpoints", "Endpoints", "EndpointName")),
     "endpoint-config": Kind(
         delete_endpoint_config,
-        _describes("describe_endpoint_config", "EndpointConfigName"),
+        endpoint_config_exists,
         _lists("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"),
     ),
-    "model": Kind(
-        delete_model, _describes("describe_model", "ModelName"), _lists("list_models", "Models", "ModelName")
-    ),
+    "model": Kind(delete_model, model_exists, _lists("list_models", "Models", "ModelName")),
     "log-group": Kind(delete_log_group, lambda name: name in list_log_groups(name), _find_log_groups),
     "role": Kind(delete_role, _role_exists, _find_roles),
     "prefix": Kind(delete_prefix, _prefix_exists, lambda _: []),

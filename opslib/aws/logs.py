@@ -20,20 +20,25 @@ def function_group(function_name: str) -> str:
     return f"/aws/lambda/{function_name}"
 
 
-def ensure_log_group(run: Run, name: str) -> None:
-    """Make a log group that carries the run's tag and forgets after seven days.
+def ensure_log_group(run: Run, name: str) -> bool:
+    """Make a log group that carries the run's tag and forgets after seven days; tell whether it is the run's.
 
-    Services make missing groups themselves, but untagged and for ever.
+    Services make missing groups themselves, but untagged and for ever. A group that was there before the run holds
+    somebody's lines: it stays as it is.
 
     Raises:
         AwsError: CloudWatch Logs refused.
     """
     logs = client("logs")
+    is_recorded = any((one.kind, one.identifier) == ("log-group", name) for one in run.resources())
+    if not is_recorded and name in list_log_groups(name):
+        return False
     run.record("log-group", name)
     with explained(f"making log group {name}"):
         with suppress(logs.exceptions.ResourceAlreadyExistsException):
             logs.create_log_group(logGroupName=name, tags={RUN_TAG: run.run_id})
         logs.put_retention_policy(logGroupName=name, retentionInDays=RETENTION_DAYS)
+    return True
 
 
 def delete_log_group(name: str) -> None:

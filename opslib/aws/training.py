@@ -34,6 +34,7 @@ __all__ = [
     "follow_training",
     "start_training",
     "stop_training",
+    "training_exists",
     "training_results",
     "wait_for_training",
 ]
@@ -254,21 +255,41 @@ def stop_training(name: str) -> None:
             client("sagemaker").stop_training_job(TrainingJobName=name)
 
 
+def training_exists(name: str) -> bool:
+    """Tell whether there is a training job of that name, in whatever state.
+
+    Raises:
+        AwsError: AWS refused.
+    """
+    with explained(f"looking at training job {name}"), gone_is_fine():
+        client("sagemaker").describe_training_job(TrainingJobName=name)
+        return True
+    return False
+
+
 def delete_training(name: str) -> None:
     """Delete a training job and its log streams, stopping it first if it runs; succeeds when it is already gone.
 
     Its model and output in S3 stay where they are.
 
     Raises:
-        AwsError: AWS refused.
+        AwsError: AWS refused, or the job did not stop and go within 15 minutes.
     """
     stop_training(name)
-    sagemaker = client("sagemaker")
     with explained(f"deleting training job {name}"), gone_is_fine():
-        deadline = time.monotonic() + _STOP_SECONDS  # it has 120 seconds to save, and then uploads what it saved
-        while sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"] not in ENDED:
-            if time.monotonic() > deadline:
-                raise AwsError(f"training job {name} has not stopped within {_STOP_SECONDS:.0f} s")
-            time.sleep(_STOP_POLL_SECONDS)
-        sagemaker.delete_training_job(TrainingJobName=name)
+        _delete_when_ended(name)
     delete_log_streams(TRAINING_GROUP, f"{name}/")
+
+
+def _delete_when_ended(name: str) -> None:
+    """Delete a job once it has ended, and look at it until SageMaker does not find it: it is `Deleting` for a while."""
+    sagemaker, asked = client("sagemaker"), False
+    deadline = time.monotonic() + _STOP_SECONDS  # it has 120 seconds to save, and then uploads what it saved
+    while time.monotonic() < deadline:
+        status = sagemaker.describe_training_job(TrainingJobName=name)["TrainingJobStatus"]
+        if status in ENDED and not asked:
+            sagemaker.delete_training_job(TrainingJobName=name)
+            asked = True
+        else:
+            time.sleep(_STOP_POLL_SECONDS)
+    raise AwsError(f"training job {name} is still {status} after {_STOP_SECONDS:.0f} s")

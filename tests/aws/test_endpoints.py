@@ -7,9 +7,10 @@ import pytest
 from opslib.aws import endpoints, predictions, roles, storage
 from opslib.aws.endpoints import classify, deploy_model
 from opslib.aws.inventory import KINDS
+from opslib.aws.ledger import new_token
 from opslib.aws.logs import endpoint_group, list_log_groups
 from opslib.aws.session import client
-from opslib.aws.sweeping import find_leftovers
+from opslib.aws.sweeping import find_leftovers, sweep
 from opslib.errors import AwsError, ConfigurationError, EndpointFailed
 from opslib.specs import EndpointSpec
 from tests.aws.conftest import put_model
@@ -75,6 +76,36 @@ def test_an_interrupted_wait_leaves_nothing(run, model_uri) -> None:
         deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, on_progress=interrupt)
     assert not endpoints.endpoint_exists(run.name("endpoint"))
     assert not KINDS["model"].exists(run.name("endpoint"))
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_a_name_that_is_somebody_elses_is_refused_and_survives_the_sweep(run, model_uri, with_config: bool) -> None:
+    name, sagemaker = f"theirs-{new_token(8)}", client("sagemaker")
+    role = roles.ensure_execution_role(run, run.name("data"))
+    image = {"Image": "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312"}
+    sagemaker.create_model(ModelName=name, PrimaryContainer=image, ExecutionRoleArn=role)
+    kind = "model"
+    if with_config:
+        variant = {"VariantName": "v", "ModelName": name, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+        sagemaker.create_endpoint_config(EndpointConfigName=name, ProductionVariants=[variant])
+        sagemaker.delete_model(ModelName=name)
+        kind = "endpoint-config"
+    with pytest.raises(ConfigurationError, match="already"):
+        deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, name=name)
+    sweep(run)
+    assert KINDS[kind].exists(name)
+    KINDS[kind].delete(name)
+
+
+def test_a_log_group_of_a_former_endpoint_stays_as_it_is(run, model_uri) -> None:
+    name, logs = f"theirs-{new_token(8)}", client("logs")
+    logs.create_log_group(logGroupName=endpoint_group(name))
+    role = roles.ensure_execution_role(run, run.name("data"))
+    deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, name=name)
+    assert sweep(run).leftovers == ()
+    (group,) = logs.describe_log_groups(logGroupNamePrefix=endpoint_group(name))["logGroups"]
+    assert "retentionInDays" not in group
+    logs.delete_log_group(logGroupName=endpoint_group(name))
 
 
 def test_a_name_that_is_too_long_is_refused(run) -> None:

@@ -42,6 +42,24 @@ def test_a_named_bucket_is_used_as_it_is(run, bucket) -> None:
         buckets.bucket_policy(bucket)
 
 
+def test_a_bucket_that_was_made_but_not_closed_is_closed(run) -> None:
+    client("s3").create_bucket(Bucket=run.name("data"))  # as after an interruption
+    bucket = storage.ensure_bucket(run)
+    block = client("s3").get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    assert all(block.values())
+    assert buckets.bucket_policy(bucket)["Statement"][0]["Effect"] == "Deny"
+
+
+def test_somebody_elses_bucket_does_not_get_into_the_ledger(run, monkeypatch) -> None:
+    def refuse(_: str) -> bool:
+        raise AwsError("bucket x exists, but is not ours to use (S3 answered 403)")
+
+    monkeypatch.setattr(buckets, "bucket_exists", refuse)
+    with pytest.raises(AwsError, match="not ours"):
+        storage.ensure_bucket(run)
+    assert run.resources() == ()
+
+
 def test_a_bucket_elsewhere_is_refused(run, rehearsal, monkeypatch, bucket) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
     with pytest.raises(AwsError, match="us-east-1"):

@@ -6,7 +6,7 @@ import pytest
 
 from opslib.aws import endpoints, inventory, logs, roles, storage
 from opslib.aws.inventory import KINDS, parse_arn
-from opslib.aws.ledger import Run, open_run, start_run
+from opslib.aws.ledger import Run, new_token, open_run, start_run
 from opslib.aws.session import client
 from opslib.aws.sweeping import Found, find_leftovers, sweep
 from opslib.errors import AwsError, ConfigurationError
@@ -101,6 +101,24 @@ def test_everything_of_an_endpoint_is_found_by_name(run, model_uri) -> None:
         "endpoint", "endpoint-config", "model", "log-group", "role", "bucket",
     }  # fmt: skip
     assert [found.kind for found in report.deleted] == sorted((f.kind for f in report.deleted), key=list(KINDS).index)
+
+
+def test_a_model_that_the_endpoint_only_borrows_stays(run, model_uri) -> None:
+    role, sagemaker, theirs = (
+        roles.ensure_execution_role(run, run.name("data")),
+        client("sagemaker"),
+        f"x-{new_token()}",
+    )
+    image = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6.0-cpu-py312"
+    container = {"Image": image, "ModelDataUrl": model_uri}
+    sagemaker.create_model(ModelName=theirs, PrimaryContainer=container, ExecutionRoleArn=role)
+    variant = {"VariantName": "v", "ModelName": theirs, "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    sagemaker.create_endpoint_config(EndpointConfigName=theirs, ProductionVariants=[variant])
+    sagemaker.create_endpoint(EndpointName=run.name("endpoint"), EndpointConfigName=theirs, Tags=run.tags)
+    assert Found("endpoint", run.name("endpoint")) in sweep(run).deleted
+    for kind in ("endpoint-config", "model"):
+        assert KINDS[kind].exists(theirs)
+        KINDS[kind].delete(theirs)
 
 
 def test_not_a_run_id() -> None:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+from botocore.exceptions import ClientError
 
 from opslib.aws import roles, storage, training
 from opslib.aws.ledger import Run
@@ -129,6 +130,30 @@ def test_a_stopped_job_and_its_traces_can_be_deleted(run, tmp_path, staged) -> N
     assert list_log_streams(TRAINING_GROUP, f"{name}/") == []
     with pytest.raises(AwsError, match="not found"):
         training.wait_for_training(name)
+
+
+def test_a_deleted_job_is_waited_for_until_it_is_gone(monkeypatch) -> None:
+    # The rehearsal deletes at once; AWS has a status for a job that is on its way out.
+    gone = {"Error": {"Code": "ValidationException", "Message": "Requested resource not found."}}
+    answers = iter(["Stopping", "Stopped", "Stopped", "Deleting", ClientError(gone, "DescribeTrainingJob")])
+    deleted: list[str] = []
+
+    class SageMaker:
+        def describe_training_job(self, **_: str) -> dict[str, str]:
+            answer = next(answers)
+            if isinstance(answer, ClientError):
+                raise answer
+            return {"TrainingJobStatus": answer}
+
+        def delete_training_job(self, **names: str) -> None:
+            deleted.append(names["TrainingJobName"])
+
+    monkeypatch.setattr(training, "client", lambda _: SageMaker())
+    monkeypatch.setattr(training, "delete_log_streams", lambda *_: None)
+    monkeypatch.setattr(training, "_STOP_POLL_SECONDS", 0.0)
+    training.delete_training("job")
+    assert deleted == ["job"]
+    assert list(answers) == []
 
 
 def test_a_role_that_may_not_be_used_is_reported_in_aws_words(run, tmp_path, staged, monkeypatch) -> None:
