@@ -5,6 +5,7 @@ Sources: docs.aws.amazon.com/lambda/latest/api, and functions-states.html and la
 """
 
 import base64
+import re
 import threading
 import uuid
 from collections.abc import Callable, Iterable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 ACCOUNT_CONCURRENCY = 1000
 """Concurrent executions of an account and region, the default quota."""
+
+_MARKER = re.compile(r"[0-9]{1,9}")
 
 MIN_UNRESERVED_CONCURRENCY = 100
 """What Lambda always keeps for the functions that reserve nothing."""
@@ -107,7 +110,10 @@ class FunctionsExtension:
         """Return a page of functions, by name."""
         everything = lambda_backends[ACCOUNT_ID][call.region].list_functions(call.params.get("FunctionVersion"))
         functions = sorted(everything, key=lambda one: (one.function_name, str(one.version)))
-        start, size = int(call.params.get("Marker") or 0), call.params.get("MaxItems", 50)
+        marker, size = call.params.get("Marker") or "0", call.params.get("MaxItems", 50)
+        if not _MARKER.fullmatch(marker):
+            raise ServiceError("InvalidParameterValueException", "Invalid marker.")
+        start = int(marker)
         reply: dict[str, Any] = {"Functions": [configuration(one) for one in functions[start : start + size]]}
         if start + size < len(functions):
             reply["NextMarker"] = str(start + size)

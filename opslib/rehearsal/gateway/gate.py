@@ -7,11 +7,11 @@ functions) are answered here; the rest, once it has passed the gate, by moto.
 import io
 import json
 import logging
-import re
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 from urllib.parse import unquote
+from xml.etree import ElementTree
 
 from moto.core.model import OperationModel
 from moto.s3.models import s3_backends
@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _FREE_ACTIONS = frozenset({"sts:GetCallerIdentity"})
+_MOTO = "/moto-api"
+"""moto's own address, from which everything could be reset."""
 
 
 class Gate:
@@ -62,6 +64,8 @@ class Gate:
     def _answer(self, incoming: Incoming) -> Reply:
         principal = authenticate(incoming)
         model = operation_model(incoming.service, incoming.operation)
+        if incoming.signed.path.startswith(_MOTO) or (model is None and incoming.service != "s3"):
+            raise _unknown_operation(incoming)
         params = self._read_and_validate(incoming, model)
         authorize(incoming, principal, params)
         operation = self._operations.get(f"{incoming.service}.{incoming.operation}")
@@ -154,16 +158,31 @@ def authorize(incoming: Incoming, principal: Principal, params: Mapping[str, Any
         require_assumable_role(principal, params)
 
 
+def _unknown_operation(incoming: Incoming) -> ServiceError:
+    if incoming.protocol == "query":
+        return ServiceError("InvalidAction", f"Could not find operation {incoming.operation}")
+    status = 400 if incoming.protocol == "json" else 404
+    return ServiceError("UnknownOperationException", "The requested operation is not known.", status=status)
+
+
 def _s3_needs(incoming: Incoming) -> list[Need]:
     bucket, key = incoming.bucket_and_key
     if incoming.operation == "DeleteObjects":
-        keys = re.findall(rb"<Key>(.*?)</Key>", incoming.body, re.DOTALL)
-        return [need for one in keys for need in s3_needs("DeleteObject", bucket, one.decode(), {})]
+        return [need for one in _keys_to_delete(incoming.body) for need in s3_needs("DeleteObject", bucket, one, {})]
     needs = s3_needs(incoming.operation, bucket, key, incoming.query)
     source = unquote(incoming.headers.get("x-amz-copy-source", "")).partition("?")[0].lstrip("/")
     if source:
         needs += s3_needs("GetObject", *source.partition("/")[::2], {})
     return needs
+
+
+def _keys_to_delete(body: bytes) -> list[str]:
+    try:
+        listed = ElementTree.fromstring(body)  # noqa: S314 - expat bounds what entities may grow to
+    except ElementTree.ParseError as error:
+        message = "The XML you provided was not well-formed or did not validate against our published schema"
+        raise ServiceError("MalformedXML", message) from error
+    return [key.text or "" for key in listed.iterfind("{*}Object/{*}Key")]
 
 
 def _bucket_policy(bucket: str) -> str:

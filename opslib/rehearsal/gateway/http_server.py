@@ -25,8 +25,15 @@ from opslib.rehearsal.gateway.protocols import Reply
 
 logger = logging.getLogger(__name__)
 
+MAX_BODY_BYTES = 5 * 2**30
+"""The largest body that any service takes: S3's limit of one PUT."""
+
 Respond = Callable[[dict[str, Any], bytes], Reply]
 """From a request (as a WSGI environ, because that is what moto reads) and its body to the reply."""
+
+
+class BodyTooLarge(Exception):  # noqa: N818 - it becomes a reply of HTTP
+    """A request announces more than any service takes."""
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -48,7 +55,14 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def answer(self) -> None:
         """Answer one request."""
-        body = self._read_body()
+        try:
+            body = self._read_body()
+        except ValueError:
+            self.send_error(400)
+            return
+        except BodyTooLarge:
+            self.send_error(413)
+            return
         try:
             reply = self.server.respond(self._environ(len(body)), body)
         except BaseException:
@@ -61,14 +75,20 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            return self._read(_length(self.headers.get("Content-Length") or "0", 10))
         chunks = []
-        while size := int(self.rfile.readline().partition(b";")[0], 16):
-            chunks.append(self.rfile.read(size))
+        while size := _length(self.rfile.readline().partition(b";")[0].decode("latin-1").strip(), 16):
+            chunks.append(self._read(size))
             self.rfile.readline()
         while self.rfile.readline().strip():  # trailers
             continue
         return b"".join(chunks)
+
+    def _read(self, length: int) -> bytes:
+        content = self.rfile.read(length)
+        if len(content) < length:
+            raise ConnectionAbortedError("the client went away in the middle of its request")
+        return content
 
     def _environ(self, length: int) -> dict[str, Any]:
         path, _, query = self.path.partition("?")
@@ -116,6 +136,21 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep requests out of the log."""
+
+
+def _length(text: str, base: int) -> int:
+    """Return the length of a body or a chunk.
+
+    Raises:
+        ValueError: it is no number.
+        BodyTooLarge: AWS takes no body of this size.
+    """
+    if not text.isascii() or not text.isalnum():
+        raise ValueError(f"{text!r} is not a length")
+    length = int(text, base)
+    if length > MAX_BODY_BYTES:
+        raise BodyTooLarge
+    return length
 
 
 def _phrase(status: int) -> str:

@@ -6,6 +6,7 @@ service's model. Query and XML services (IAM, STS, S3) stay moto's; only their e
 
 import base64
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from botocore.utils import parse_timestamp
 from opslib.rehearsal.calls import ServiceError
 
 JSON_PROTOCOLS = frozenset({"json", "rest-json"})
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def _value_outside_body(
 def _json_object(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body) if body else {}
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the latter: nested too deeply
         raise ServiceError("SerializationException", f"Could not parse request body into json: {error}") from error
     if not isinstance(value, dict):
         raise ServiceError("SerializationException", "Start of structure or map found where not expected.")
@@ -104,8 +106,15 @@ def _scalar_from_wire(kind: str, value: Any) -> Any:
     if kind == "blob" and isinstance(value, str):
         return _decoded(value)
     if kind == "timestamp" and isinstance(value, int | float | str) and not isinstance(value, bool):
-        return parse_timestamp(value)
+        return _moment(value)
     return value
+
+
+def _moment(value: float | str) -> Any:
+    try:
+        return parse_timestamp(value)
+    except (ValueError, OverflowError, RuntimeError):  # the last: botocore has tried all that it knows
+        return value
 
 
 def _member_name(shape: Shape, key: str) -> str:
@@ -130,10 +139,10 @@ def _from_text(shape: Shape, text: str | None) -> Any:
         return None
     kind = shape.type_name
     if kind in {"integer", "long"}:
-        return int(text) if text.lstrip("-").isdigit() else text
+        return int(text) if _WHOLE_NUMBER.fullmatch(text) else text
     if kind == "boolean":
         return {"true": True, "false": False}.get(text.lower(), text)
-    return parse_timestamp(text) if kind == "timestamp" else text
+    return _moment(text) if kind == "timestamp" else text
 
 
 def write_reply(operation: OperationModel, reply: dict[str, Any]) -> Reply:

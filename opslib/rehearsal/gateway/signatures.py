@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl, quote
 
+from botocore.auth import HmacV1Auth
+
 ALGORITHM = "AWS4-HMAC-SHA256"
 _UNSIGNED = "UNSIGNED-PAYLOAD"
+_SIGNED_IN_QUERY = frozenset(HmacV1Auth.QSAOfInterest)
+"""The parts of a query that the older form signs: what is asked of the object, and how the reply is to look."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def is_signed_with(secret: str, request: SignedRequest, signature: Signature) ->
     key = f"AWS4{secret}".encode()
     for part in (signature.date, signature.region, signature.service, "aws4_request"):
         key = hmac.digest(key, part.encode(), "sha256")
-    return hmac.compare_digest(hmac.digest(key, to_sign.encode(), "sha256").hex(), signature.signature)
+    return hmac.compare_digest(
+        hmac.digest(key, to_sign.encode(), "sha256").hex().encode(), signature.signature.encode()
+    )
 
 
 def _canonical_request(request: SignedRequest, signature: Signature) -> str:
@@ -121,4 +127,6 @@ def _older_string_to_sign(request: SignedRequest, signature: Signature) -> str:
     headers = [request.headers.get(name, "") for name in ("Content-MD5", "Content-Type")]
     token = [f"x-amz-security-token:{signature.token}"] if signature.token else []
     expires = str(int(signature.expires.timestamp())) if signature.expires else ""
-    return "\n".join([request.method, *headers, expires, *token, request.path])
+    pairs = sorted(pair for pair in parse_qsl(request.query, keep_blank_values=True) if pair[0] in _SIGNED_IN_QUERY)
+    query = "&".join(f"{name}={value}" if value else name for name, value in pairs)
+    return "\n".join([request.method, *headers, expires, *token, f"{request.path}?{query}" if query else request.path])
