@@ -48,7 +48,7 @@ class Prediction:
 
 
 def model_fn(model_dir: str) -> LoadedModel:
-    """Load the model once, when the server starts; nothing is downmodel.
+    """Load the model once, when the server starts; nothing is downloaded.
 
     Raises:
         ArtifactError: The folder holds no model of ours.

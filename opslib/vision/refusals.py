@@ -11,7 +11,11 @@ try:
 except ImportError:
 
     class _ToolkitError(Exception):
-        """Stands in where the toolkit is not installed."""
+        """Stands in where the toolkit is not installed, with the toolkit's constructor."""
+
+        def __init__(self, status_code: int, message: str, phrase: str) -> None:
+            super().__init__(status_code, message, phrase)
+            self.status_code, self.message, self.phrase = status_code, message, phrase
 
 
 class RequestError(OpslibError, _ToolkitError):
@@ -25,6 +29,6 @@ class RequestError(OpslibError, _ToolkitError):
 
     def __init__(self, status_code: int, message: str) -> None:
         """Keep the status and the reason."""
-        OpslibError.__init__(self, message)
-        self.status_code = status_code
-        self.phrase = http.HTTPStatus(status_code).phrase
+        # Not OpslibError's constructor: after it comes the toolkit's class here, and that takes three arguments.
+        _ToolkitError.__init__(self, status_code, message, http.HTTPStatus(status_code).phrase)
+        self.hint = ""

@@ -14,11 +14,7 @@ from opslib.aws.sweeping import sweep
 INFERENCE = """
 import json
 import os
-
-class Refusal(Exception):
-    def __init__(self, status_code, message):
-        super().__init__(message)
-        self.status_code, self.message, self.phrase = status_code, message, "Unsupported Media Type"
+from sagemaker_inference.errors import BaseInferenceToolkitError
 
 def model_fn(model_dir):
     if os.path.exists(os.path.join(model_dir, "broken")):
@@ -27,7 +23,7 @@ def model_fn(model_dir):
 
 def input_fn(body, content_type):
     if body == b"nonsense":
-        raise Refusal(415, "this is not a photo")
+        raise BaseInferenceToolkitError(415, "this is not a photo", "Unsupported Media Type")
     return body
 
 def predict_fn(photo, model):

@@ -14,9 +14,13 @@ IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/pytorch-inference:2.6-cpu-
 
 INFERENCE = """
 import json, os, sys, time
+from sagemaker_inference.errors import BaseInferenceToolkitError
 
-class Refused(Exception):
-    status_code, message, phrase = 415, "this type is not served", "Unsupported Media Type"
+class Refused(BaseInferenceToolkitError):
+    pass
+
+class LooksRefused(Exception):
+    status_code, message, phrase = 415, "not the toolkit's class", "Unsupported Media Type"
 
 def model_fn(model_dir):
     print("loading", os.listdir(model_dir))
@@ -24,7 +28,9 @@ def model_fn(model_dir):
 
 def input_fn(body, content_type):
     if content_type == "text/refused":
-        raise Refused("x")
+        raise Refused(415, "this type is not served", "Unsupported Media Type")
+    if content_type == "text/looks-refused":
+        raise LooksRefused("with a status, but not of the toolkit's class")
     if content_type == "text/broken":
         raise ValueError("broken on purpose")
     if content_type == "text/exit":

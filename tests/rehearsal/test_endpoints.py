@@ -151,6 +151,7 @@ def test_names_are_taken_once_and_found_or_refused_in_awss_words(deploy, make_mo
     [
         ("text/refused", 415, "client", "this type is not served"),
         ("text/broken", 500, "server", "broken on purpose"),
+        ("text/looks-refused", 500, "server", "with a status, but not of the toolkit's class"),
     ],
 )
 def test_exceptions_become_model_errors(deploy, content_type, status, side, first_line):
@@ -341,4 +342,4 @@ def test_a_torchscript_model_without_a_script_is_served_by_the_default_functions
     assert time.monotonic() - started < 20  # alone on two cores: 4
     scores = ask(name, b"[[1, 2, 3]]", "application/json")
     assert [len(row) for row in scores] == [2]
-    assert refusal(name, b"x", "application/unknown")["OriginalStatusCode"] == 415
+    assert refusal(name, b"x", "application/unknown")["OriginalStatusCode"] == 500  # the toolkit's own answer

@@ -4,10 +4,11 @@
 
 It stands for AWS's PyTorch inference container and keeps its contract: `model_fn`, `input_fn`, `predict_fn` and
 `output_fn`, or `transform_fn`, each with an optional last argument for the context; JSON and CSV bodies arrive as text,
-all others as bytes; `Accept` defaults to application/json; an exception with a `status_code` becomes that status and
-any other becomes 500, with the message and the traceback as the body (source: sagemaker-inference-toolkit,
-transformer.py). Three things differ: /ping answers 200 only once the model is loaded, a model that cannot be loaded
-ends the process, and text that is not UTF-8 reaches `input_fn` as bytes, where the toolkit answers 500 by itself.
+all others as bytes; `Accept` defaults to application/json; an exception of the toolkit's BaseInferenceToolkitError
+becomes its status and any other becomes 500, with the message and the traceback as the body (source:
+sagemaker-inference-toolkit, transformer.py). Three things differ: /ping answers 200 only once the model is loaded, a
+model that cannot be loaded ends the process, and text that is not UTF-8 reaches `input_fn` as bytes, where the toolkit
+answers 500 by itself.
 
 It is run by path and imports nothing of opslib: the model's own `code/` directory may bring another version of it.
 """
@@ -60,6 +61,29 @@ def _call(function: Callable, *arguments: Any) -> Any:
     return function(*arguments)
 
 
+class BaseInferenceToolkitError(Exception):
+    """The toolkit's class for errors that have a status of their own, with the toolkit's constructor."""
+
+    def __init__(self, status_code: int, message: str, phrase: str) -> None:
+        """Keep the HTTP status, the body of the answer, and HTTP's words for the status."""
+        self.status_code, self.message, self.phrase = status_code, message, phrase
+        super().__init__(status_code, message, phrase)
+
+
+def toolkit_error() -> type[Exception]:
+    """Return the class that the user's code imports from `sagemaker_inference.errors`, as it can in AWS's container.
+
+    Where the toolkit is not installed, modules with this one class take its place.
+    """
+    try:
+        return importlib.import_module("sagemaker_inference.errors").BaseInferenceToolkitError
+    except ModuleNotFoundError:
+        toolkit, errors = ModuleType("sagemaker_inference"), ModuleType("sagemaker_inference.errors")
+        toolkit.errors, errors.BaseInferenceToolkitError = errors, BaseInferenceToolkitError
+        sys.modules |= {toolkit.__name__: toolkit, errors.__name__: errors}
+        return BaseInferenceToolkitError
+
+
 def _as_handed_on(body: bytes, content_type: str) -> bytes | str:
     """Return text types as text, if they are."""
     try:
@@ -71,8 +95,8 @@ def _as_handed_on(body: bytes, content_type: str) -> bytes | str:
 class Handlers:
     """The user's functions, with AWS's defaults for those that are missing."""
 
-    def __init__(self, module: ModuleType | SimpleNamespace) -> None:
-        """Take the functions from the user's module.
+    def __init__(self, module: ModuleType | SimpleNamespace, refusal: type[Exception]) -> None:
+        """Take the functions from the user's module, and the class whose exceptions have a status of their own.
 
         Raises:
             ValueError: `transform_fn` stands beside functions that it would replace.
@@ -88,6 +112,7 @@ class Handlers:
         self._input = getattr(module, "input_fn", default_input_fn)
         self._predict = getattr(module, "predict_fn", default_predict_fn)
         self._output = getattr(module, "output_fn", default_output_fn)
+        self._refusal = refusal
         self._model: Any = None
 
     def load(self, model_dir: str) -> None:
@@ -109,13 +134,13 @@ class Handlers:
         prediction = _call(self._predict, _call(self._input, data, content_type), self._model)
         return _call(self._output, prediction, accept)
 
-    @staticmethod
-    def _error_reply(error: Exception) -> Reply:
+    def _error_reply(self, error: Exception) -> Reply:
         trace = traceback.format_exc()
         write_line(trace)
-        status = getattr(error, "status_code", 500)
-        status = status if isinstance(status, int) and 400 <= status <= 599 else 500
-        return Reply(status, "text/plain", f"{getattr(error, 'message', '') or error}\n{trace}".encode())
+        status, message = 500, str(error) or "Invalid Request"
+        if isinstance(error, self._refusal):
+            status, message = error.status_code, error.message
+        return Reply(status, "text/plain", f"{message}\n{trace}".encode())
 
 
 def default_model_fn(model_dir: str) -> Any:
@@ -146,7 +171,7 @@ def default_input_fn(data: bytes | str, content_type: str) -> Any:
         return torch.FloatTensor(numpy.genfromtxt(io.StringIO(data), dtype="float32", delimiter=","))
     if content_type == "application/x-npy":
         return torch.from_numpy(numpy.load(io.BytesIO(data), allow_pickle=False))
-    raise UnsupportedType(f"Content type {content_type} is not supported by this framework.", 415)
+    raise ValueError(f"Content type {content_type} is not supported by this framework.")
 
 
 def default_predict_fn(data: Any, model: Callable) -> Any:
@@ -172,16 +197,7 @@ def default_output_fn(prediction: Any, accept: str) -> tuple[bytes | str, str]:
             buffer = io.BytesIO()
             numpy.save(buffer, rows)
             return buffer.getvalue(), wanted
-    raise UnsupportedType(f"Content type {accept} is not supported by this framework.", 406)
-
-
-class UnsupportedType(ValueError):  # noqa: N818 - the toolkit has the same without -Error in its message
-    """The default functions cannot read the content type or write the accepted one."""
-
-    def __init__(self, message: str, status_code: int) -> None:
-        """Keep the HTTP status beside the message."""
-        super().__init__(message)
-        self.status_code = status_code
+    raise ValueError(f"Content type {accept} is not supported by this framework.")
 
 
 def import_user_module(model_dir: Path) -> ModuleType | SimpleNamespace:
@@ -267,7 +283,8 @@ class ModelServer:
     def _load(self) -> Handlers:
         model_dir = Path(os.environ["SM_MODEL_DIR"])
         install_requirements(model_dir)
-        handlers = Handlers(import_user_module(model_dir))
+        refusal = toolkit_error()  # before the user's module, which may import it
+        handlers = Handlers(import_user_module(model_dir), refusal)
         handlers.load(str(model_dir))
         return handlers
 
