@@ -1,15 +1,15 @@
 """Every error that opslib raises on purpose.
 
-    OpslibError                what happened, and a hint that says what to do
-    ├── ConfigurationError     a parameter, specification or OPSLIB_* variable is wrong
-    ├── PhotosError            the photos cannot be used as they are
-    │   └── DownloadError      an archive could not be fetched whole
-    ├── ArtifactError          model.pth / model.json is missing, damaged or not ours
-    ├── AwsError               AWS refused or failed; carries the service's own words
-    │   ├── TrainingFailed     a training job ended as Failed or Stopped
-    │   ├── EndpointFailed     an endpoint did not come into service
-    │   └── FunctionFailed     a Lambda function failed or answered with an error
-    └── RehearsalError         the local AWS cannot start, or was asked for something it cannot rehearse
+OpslibError                what happened, and a hint that says what to do
+├── ConfigurationError     a parameter, specification or OPSLIB_* variable is wrong
+├── PhotosError            the photos cannot be used as they are
+│   └── DownloadError      an archive could not be fetched whole
+├── ArtifactError          model.pth / model.json is missing, damaged or not ours
+├── AwsError               AWS refused or failed; carries the service's own words
+│   ├── TrainingFailed     a training job ended as Failed or Stopped
+│   ├── EndpointFailed     an endpoint did not come into service
+│   └── FunctionFailed     a Lambda function failed or answered with an error
+└── RehearsalError         the local AWS cannot start, or was asked for something it cannot rehearse
 """
 
 
