@@ -20,6 +20,8 @@ def fold_batch_norm(module: nn.Module, size: int) -> nn.Module:
         module: The network; its weights are not changed.
         size: Height and width in pixels of the pictures that it takes.
     """
+    if not any(isinstance(layer, nn.BatchNorm2d) for layer in module.modules()):
+        return module
     folded = copy.deepcopy(module)
     convolution: nn.Conv2d | None = None
     for path, layer in list(folded.named_modules()):
