@@ -9,11 +9,12 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
+from opslib.aws.session import address
 from opslib.errors import ConfigurationError
 
 RUN_TAG = "opslib:run"
@@ -41,12 +42,12 @@ def new_run_id() -> str:
 
 @dataclass(frozen=True)
 class Resource:
-    """One line of a ledger: what kind of thing, how AWS names it, when it was written down, and details."""
+    """One line of a ledger: what kind of thing, how AWS names it, when it was written down, and in which AWS it is."""
 
     kind: str
     identifier: str
     recorded_at: str = ""
-    details: dict[str, Any] = field(default_factory=dict)
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,14 @@ class Run:
             name = self.name(f"{suffix}-{count}")
         return name
 
-    def record(self, kind: str, identifier: str, **details: Any) -> None:
+    def record(self, kind: str, identifier: str) -> None:
         """Write a resource down, on disk, before it is created.
 
         Repeating a resource is harmless. `kind` is one of `opslib.aws.sweeping.KINDS`.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        line = json.dumps({"kind": kind, "identifier": identifier, "recorded_at": now, **details}, ensure_ascii=False)
+        resource = Resource(kind, identifier, recorded_at=now, where=address())
+        line = json.dumps(asdict(resource), ensure_ascii=False)
         with (self.directory / LEDGER_FILE).open("ab+") as ledger:
             if ledger.tell() and not _ends_with_newline(ledger):
                 ledger.write(b"\n")  # the machine died within the last line: keep ours apart from it
@@ -134,8 +136,8 @@ def _ends_with_newline(ledger: BinaryIO) -> bool:
 def _parse(line: str) -> Resource | None:
     try:
         fields = json.loads(line)
-        return Resource(fields.pop("kind"), fields.pop("identifier"), fields.pop("recorded_at", ""), fields)
-    except (json.JSONDecodeError, KeyError, AttributeError):
+        return Resource(fields["kind"], fields["identifier"], fields.get("recorded_at", ""), fields.get("where", ""))
+    except (json.JSONDecodeError, KeyError, TypeError):
         return None
 
 

@@ -143,6 +143,13 @@ def partition() -> str:
     return _caller()["Arn"].split(":")[1]
 
 
+def address() -> str:
+    """Return region and endpoint, by which one AWS is told from another without asking it; empty without a region."""
+    if not current_session().region_name:
+        return ""
+    return f"{region()} ({client('sts').meta.endpoint_url})"
+
+
 @dataclass(frozen=True)
 class Whereabouts:
     """Which AWS the code speaks to; `account` is masked to its last four digits unless it is the rehearsal's."""

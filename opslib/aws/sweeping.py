@@ -7,8 +7,9 @@ from pathlib import Path
 from opslib.aws.failures import masked
 from opslib.aws.inventory import KINDS, UNKNOWN, find_by_tag
 from opslib.aws.ledger import Run, open_run
+from opslib.aws.session import address
 from opslib.aws.training import stop_training
-from opslib.errors import OpslibError
+from opslib.errors import ConfigurationError, OpslibError
 
 __all__ = ["KINDS", "Found", "SweepReport", "find_leftovers", "sweep"]
 
@@ -53,9 +54,10 @@ def sweep(run: Run | str, home: Path = Path("runs")) -> SweepReport:
     sweeping again is harmless.
 
     Raises:
-        ConfigurationError: the run id is not one.
+        ConfigurationError: the run id is not one, or the run's things are in another region, or in another rehearsal.
     """
     run = open_run(run, home) if isinstance(run, str) else run
+    _require_same_aws(run)
     failures: list[str] = []
     doomed = _order([Found(resource.kind, resource.identifier) for resource in run.resources()], _search(run, failures))
     for found in doomed:
@@ -68,6 +70,16 @@ def sweep(run: Run | str, home: Path = Path("runs")) -> SweepReport:
     leftovers = find_leftovers(run, failures)
     deleted = tuple(found for found in there if found not in leftovers)
     return SweepReport(run.run_id, deleted, leftovers, tuple(dict.fromkeys(failures)))
+
+
+def _require_same_aws(run: Run) -> None:
+    """Refuse to look for things where they never were: nothing would be found, and all be taken for gone."""
+    elsewhere = sorted({resource.where for resource in run.resources()} - {"", address()})
+    if elsewhere:
+        raise ConfigurationError(
+            f"run {run.run_id} made things in {', '.join(elsewhere)}, but this is {address() or 'no region'}",
+            hint="set AWS_DEFAULT_REGION as it was; enter or leave the rehearsal (what one held is gone when it ends)",
+        )
 
 
 def find_leftovers(run: Run, failures: list[str] | None = None) -> tuple[Found, ...]:

@@ -51,12 +51,11 @@ def test_no_runs_names_begin_like_anothers(tmp_path) -> None:
 
 def test_each_resource_is_told_once_oldest_first(tmp_path) -> None:
     run = start_run(home=tmp_path)
-    run.record("bucket", "photos", region="us-east-1")
+    run.record("bucket", "photos")
     run.record("role", "worker")
     run.record("bucket", "photos")
     kinds = [(resource.kind, resource.identifier) for resource in run.resources()]
     assert kinds == [("bucket", "photos"), ("role", "worker")]
-    assert run.resources()[0].details == {"region": "us-east-1"}
 
 
 def test_a_fresh_name_is_one_that_was_not_recorded(tmp_path) -> None:
@@ -77,6 +76,19 @@ def test_a_torn_line_costs_only_itself(tmp_path) -> None:
 
 def test_the_ledger_speaks_unicode(tmp_path) -> None:
     run = start_run(home=tmp_path)
-    run.record("endpoint", "x", note="Föhn …")
+    run.record("endpoint", "Föhn …")
     assert isinstance(run.resources()[0], Resource)
-    assert run.resources()[0].details["note"] == "Föhn …"
+    assert run.resources()[0].identifier == "Föhn …"
+
+
+def test_it_is_written_down_in_which_aws_a_thing_is(tmp_path, monkeypatch) -> None:
+    run = start_run(home=tmp_path)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    run.record("role", "on-aws")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    run.record("role", "in-a-rehearsal")
+    assert [resource.where for resource in run.resources()] == [
+        "eu-west-1 (https://sts.eu-west-1.amazonaws.com)",
+        "eu-west-1 (http://127.0.0.1:9)",
+    ]

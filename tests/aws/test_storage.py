@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from opslib.aws import buckets, storage
+from opslib.aws.ledger import start_run
 from opslib.aws.session import client
 from opslib.errors import AwsError, ConfigurationError
 
@@ -67,9 +68,9 @@ def test_a_bucket_elsewhere_is_refused(run, rehearsal, monkeypatch, bucket) -> N
     monkeypatch.undo()
 
 
-def test_a_bucket_of_another_region_is_made_there(run, monkeypatch) -> None:
+def test_a_bucket_of_another_region_is_made_there(rehearsal, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-west-1")
-    bucket = storage.ensure_bucket(run)
+    bucket = storage.ensure_bucket(start_run(home=tmp_path))
     assert client("s3").get_bucket_location(Bucket=bucket)["LocationConstraint"] == "eu-west-1"
     storage.delete_bucket(bucket)
 

@@ -121,6 +121,17 @@ def test_a_model_that_the_endpoint_only_borrows_stays(run, model_uri) -> None:
         KINDS[kind].delete(theirs)
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"), [("AWS_DEFAULT_REGION", "eu-west-1"), ("AWS_ENDPOINT_URL", "http://127.0.0.1:9")]
+)
+def test_another_aws_than_the_runs_own_is_not_asked(run, monkeypatch, variable: str, value: str) -> None:
+    furnish(run)
+    with monkeypatch.context() as patch:
+        patch.setenv(variable, value)  # where nothing would be found, and everything be taken for gone
+        with pytest.raises(ConfigurationError, match=f"{run.run_id} made things in us-east-1"):
+            sweep(run)
+
+
 def test_not_a_run_id() -> None:
     with pytest.raises(ConfigurationError, match="run id"):
         sweep("../..")
