@@ -3,6 +3,7 @@
 Both sides read this module: `opslib.aws` sends a specification, `hpo.py` receives it.
 """
 
+import re
 from dataclasses import asdict, dataclass, field
 
 from opslib.errors import ConfigurationError
@@ -47,7 +48,12 @@ class TrainingSpec:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
-        _require(bool(self.backbone.strip()), "backbone is empty", "name a torchvision or timm model, e.g. resnet50")
+        _require(
+            # A quote in a hyperparameter breaks the file of variables that the SageMaker SDK writes in the container.
+            re.fullmatch(r"[\w./:-]+", self.backbone) is not None,
+            f"backbone is {self.backbone!r}",
+            "name a torchvision or timm model, e.g. resnet50",
+        )
         _require(self.epochs >= 1, f"epochs is {self.epochs}; it must be at least 1")
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}; it must be at least 1")
         _require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be positive")
