@@ -8,6 +8,8 @@ also those that made a session of their own; likewise when the process itself en
 program between (`kept_process.py`), which costs about 30 ms and 10 MB.
 """
 
+import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from opslib.errors import RehearsalError
+from opslib.rehearsal.processes.marks import MARK, kill_marked_processes
 
 MAX_LINE_BYTES = 256 * 1024
 """Longest piece of output handed on at once; the size limit of a CloudWatch Logs event."""
@@ -28,8 +31,9 @@ _living: set["Process"] = set()
 class Process:
     """A running process: `pid` is the command's own id, not that of the program that keeps it."""
 
-    def __init__(self, keeper: subprocess.Popen, control: socket.socket, pid: int) -> None:
+    def __init__(self, keeper: subprocess.Popen, control: socket.socket, pid: int, mark: str) -> None:
         self.pid = pid
+        self._mark = mark
         self._keeper = keeper
         self._control = control
         self._reader: threading.Thread | None = None
@@ -40,6 +44,7 @@ class Process:
         code = self._keeper.poll()
         if code is None:
             return None
+        self._kill_unkept()
         self._control.close()
         _living.discard(self)
         return 128 - code if code < 0 else code
@@ -54,6 +59,7 @@ class Process:
             self._keeper.wait(timeout_seconds)
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"process {self.pid} still runs after {timeout_seconds} s") from error
+        self._kill_unkept()
         if self._reader and self._reader is not threading.current_thread():
             self._reader.join()
         return self.poll() or 0
@@ -70,6 +76,11 @@ class Process:
         """Kill the command and all of its descendants. Returns at once; `wait` waits."""
         self._say("kill\n")
 
+    def _kill_unkept(self) -> None:
+        """Kill what is left of a command whose keeper was killed itself: it is known by a variable of its own."""
+        if (self._keeper.returncode or 0) < 0 and self in _living:
+            kill_marked_processes(self._mark)
+
     def _say(self, words: str) -> None:
         with suppress(OSError):  # it has ended already
             self._control.sendall(words.encode())
@@ -77,8 +88,12 @@ class Process:
     def _read_output(self, on_line: Callable[[str], None]) -> None:
         stream = self._keeper.stdout
         with stream:
-            while line := stream.readline(MAX_LINE_BYTES):
-                on_line(line.decode("utf-8", "replace").rstrip("\n"))
+            try:
+                while line := stream.readline(MAX_LINE_BYTES):
+                    on_line(line.decode("utf-8", "replace").rstrip("\n"))
+            finally:  # whatever became of a line, the command must not wait for a reader
+                while stream.read(MAX_LINE_BYTES):
+                    continue
 
     def _hand_on_output(self, on_line: Callable[[str], None]) -> None:
         self._reader = threading.Thread(
@@ -95,7 +110,7 @@ def start_process(
     on_line: Callable[[str], None] | None = None,
     pass_fds: Sequence[int] = (),
 ) -> Process:
-    """Start a command with exactly this environment, looked up on its PATH, in a session of its own.
+    """Start a command with exactly this environment and a mark, looked up on its PATH, in a session of its own.
 
     `on_line` receives each line of stdout and stderr, without its newline, from a thread of its own; without it the
     output is dropped. `pass_fds` are file descriptors that the command inherits.
@@ -103,11 +118,13 @@ def start_process(
     Raises:
         RehearsalError: the command cannot be run; the message holds the system's reason.
     """
+    _refuse_null_characters([*map(str, argv), *env.values()])
     ours, theirs = socket.socketpair()
+    mark = secrets.token_hex(16)
     with theirs:
         keeper = subprocess.Popen(
             _command(theirs, "session", argv),
-            env=dict(env),
+            env={**env, MARK: mark},
             cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE if on_line else subprocess.DEVNULL,
@@ -115,7 +132,7 @@ def start_process(
             pass_fds=(theirs.fileno(), *pass_fds),
             start_new_session=True,
         )
-    process = Process(keeper, ours, _receive_pid(keeper, ours))
+    process = Process(keeper, ours, _receive_pid(keeper, ours), mark)
     if on_line:
         process._hand_on_output(on_line)
     return process
@@ -128,9 +145,17 @@ def start_foreground_process(argv: Sequence[str]) -> Process:
         RehearsalError: the command cannot be run; the message holds the system's reason.
     """
     ours, theirs = socket.socketpair()
+    mark = secrets.token_hex(16)
     with theirs:
-        keeper = subprocess.Popen(_command(theirs, "foreground", argv), pass_fds=(theirs.fileno(),))
-    return Process(keeper, ours, _receive_pid(keeper, ours))
+        keeper = subprocess.Popen(
+            _command(theirs, "foreground", argv), env={**os.environ, MARK: mark}, pass_fds=(theirs.fileno(),)
+        )
+    return Process(keeper, ours, _receive_pid(keeper, ours), mark)
+
+
+def _refuse_null_characters(texts: Sequence[str]) -> None:
+    if any("\0" in text for text in texts):
+        raise RehearsalError("a process cannot be started: a null character in its command or environment")
 
 
 def _command(control: socket.socket, mode: str, argv: Sequence[str | Path]) -> list[str]:

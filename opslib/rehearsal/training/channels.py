@@ -88,18 +88,18 @@ def fetch_channel(channel: Channel, storage: RoleStorage, directory: Path, host:
     position, count = host
     if channel.distribution == "ShardedByS3Key":
         files = files[position::count]
+    for key, name in files:
+        if Path(name).is_absolute() or ".." in Path(name).parts or "\0" in name:
+            raise StorageRefused(f"s3://{bucket}/{key} (InvalidKey: the key leaves the channel's directory)")
     directory.mkdir(parents=True, exist_ok=True)
-    for parent in {(directory / name).parent for _, name in files}:
-        parent.mkdir(parents=True, exist_ok=True)
-    with ThreadPoolExecutor(_WRITERS) as writers:
-        list(writers.map(lambda file: _write(storage, bucket, file, directory), files))
-
-
-def _write(storage: RoleStorage, bucket: str, file: tuple[str, str], directory: Path) -> None:
-    key, name = file
-    if ".." in Path(name).parts:
-        raise StorageRefused(f"s3://{bucket}/{key} (InvalidKey: the key leaves the channel's directory)")
-    (directory / name).write_bytes(storage.read(bucket, key))
+    try:
+        for parent in {(directory / name).parent for _, name in files}:
+            parent.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(_WRITERS) as writers:
+            list(writers.map(lambda file: (directory / file[1]).write_bytes(storage.read(bucket, file[0])), files))
+    except OSError as error:  # a key that is a file and a folder at once, or a name that is too long for one
+        name = Path(error.filename or "").relative_to(directory) if error.filename else ""
+        raise StorageRefused(f"s3://{bucket} ({error.strerror}: {name})") from error
 
 
 def _files_of(channel: Channel, storage: RoleStorage) -> tuple[str, Sequence[tuple[str, str]]]:
@@ -125,6 +125,6 @@ def _files_of_manifest(channel: Channel, storage: RoleStorage) -> tuple[str, Seq
     try:
         first, *names = json.loads(storage.read(*split_uri(channel.uri)))
         bucket, prefix = split_uri(first["prefix"])
-    except (ValueError, KeyError, TypeError) as error:
+        return bucket, [(prefix + name, name) for name in names]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise StorageRefused(f"{channel.uri} (not a manifest: a list of a prefix and names is expected)") from error
-    return bucket, [(f"{prefix}{name}", name) for name in names]

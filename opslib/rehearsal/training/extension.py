@@ -4,6 +4,7 @@ A job is accepted or refused as AWS would, and then really runs (`training_run`)
 """
 
 import base64
+import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ class TrainingExtension:
     def __init__(self, rehearsal: "Rehearsal") -> None:
         self._rehearsal = rehearsal
         self._runs: dict[str, TrainingRun] = {}
+        self._stopped = False
+        self._lock = threading.Lock()
         self.operations: Mapping[str, Operation] = {
             "sagemaker.CreateTrainingJob": self.create,
             "sagemaker.DescribeTrainingJob": self.describe,
@@ -43,9 +46,7 @@ class TrainingExtension:
         params = call.params
         jobs = _jobs(call.region)
         arn = call.arn(f"training-job/{params['TrainingJobName']}")
-        if params["TrainingJobName"] in jobs:
-            message = "Training job names must be unique within an AWS account and region, and a training job with this"
-            raise ServiceError("ResourceInUse", f"{message} name already exists ({arn})")
+        _refuse_taken(jobs, params["TrainingJobName"], arn)
         require_passable_role(call, params["RoleArn"])
         if "ResourceConfig" not in params or "AlgorithmSpecification" not in params:
             raise ServiceError("ValidationException", "AlgorithmSpecification and ResourceConfig are required")
@@ -53,8 +54,13 @@ class TrainingExtension:
         session = assume_role(params["RoleArn"], "SageMaker")
         for channel in read_channels(params):
             require_objects(channel, RoleStorage(session), params["RoleArn"], call.region)
-        job = jobs[params["TrainingJobName"]] = TrainingJob(arn, params)
-        run = self._runs[arn] = TrainingRun(job, self._rehearsal, call.region, session)
+        job = TrainingJob(arn, params)
+        run = TrainingRun(job, self._rehearsal, call.region, session)
+        with self._lock:
+            _refuse_taken(jobs, job.name, arn)
+            if self._stopped:
+                raise ServiceError("ServiceUnavailable", "The rehearsal is being stopped.", status=503)
+            self._runs[arn], jobs[job.name] = run, job
         run.start()
         return {"TrainingJobArn": arn}
 
@@ -95,15 +101,23 @@ class TrainingExtension:
 
     def stop(self) -> None:
         """Kill every job that still runs, and wait for their threads."""
-        for run in self._runs.values():
+        with self._lock:
+            self._stopped, runs = True, list(self._runs.values())
+        for run in runs:
             run.kill()
-        for run in self._runs.values():
+        for run in runs:
             run.join()
 
 
 def _jobs(region: str) -> dict[str, TrainingJob]:
     # In moto's own store, so that AddTags, ListTags and the tagging API find the jobs.
     return sagemaker_backends[ACCOUNT_ID][region].training_jobs
+
+
+def _refuse_taken(jobs: Mapping[str, TrainingJob], name: str, arn: str) -> None:
+    if name in jobs:
+        message = "Training job names must be unique within an AWS account and region, and a training job with this"
+        raise ServiceError("ResourceInUse", f"{message} name already exists ({arn})")
 
 
 def _find(call: Call) -> TrainingJob:

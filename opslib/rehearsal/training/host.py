@@ -55,7 +55,7 @@ class TrainingHost:
     def checkpoint_directory(self) -> Path:
         """/opt/ml/checkpoints, or the job's own LocalPath."""
         config = self._job.params.get("CheckpointConfig", {})
-        return Path(self.container.relocate(config.get("LocalPath", "/opt/ml/checkpoints")))
+        return Path(self.container.relocate(os.path.normpath(config.get("LocalPath", "/opt/ml/checkpoints"))))
 
     def prepare(self, channels: list[Channel], storage: RoleStorage, master_port: int) -> None:
         """Lay out the directory and fetch the input.

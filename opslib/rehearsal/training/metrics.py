@@ -16,6 +16,9 @@ from opslib.rehearsal.training.job import TrainingJob, now
 
 NAMESPACE = "/aws/sagemaker/TrainingJobs"
 
+MAX_CHARACTERS = 4096
+"""How much of a line is searched."""
+
 
 def compile_definitions(params: Mapping[str, Any]) -> dict[str, re.Pattern[str]]:
     """Return the regular expressions of a CreateTrainingJob request by metric name.
@@ -40,8 +43,11 @@ class MetricReader:
 
     def read(self, line: str) -> None:
         """Note every metric in a line; the first group of its expression holds the number."""
+        # A progress bar draws itself again and again in one line of hundreds of kilobytes, and an expression's time may
+        # grow with the square of it, while nothing else in this process runs.
+        pieces = [piece[:MAX_CHARACTERS] for piece in line.split("\r")]
         for name, pattern in self._patterns.items():
-            for match in pattern.finditer(line):
+            for match in (match for piece in pieces for match in pattern.finditer(piece)):
                 value = _number(match.group(1) if pattern.groups else match.group(0))
                 if value is not None:
                     self._note(name, value)

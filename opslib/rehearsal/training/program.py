@@ -38,7 +38,7 @@ def decode_hyperparameters(params: Mapping[str, Any]) -> dict[str, Any]:
 def _decoded(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -48,7 +48,7 @@ def read_program(params: Mapping[str, Any]) -> Program:
     Raises:
         ServiceError: nothing that runs without the image itself: images cannot be pulled here.
     """
-    checkpoints = params.get("CheckpointConfig", {}).get("LocalPath", OPT_ML)
+    checkpoints = os.path.normpath(params.get("CheckpointConfig", {}).get("LocalPath", OPT_ML))
     if not f"{checkpoints}/".startswith(f"{OPT_ML}/"):
         raise ServiceError("NotImplemented", f"checkpoints outside {OPT_ML} cannot be rehearsed", status=501)
     specification = params["AlgorithmSpecification"]
@@ -57,7 +57,7 @@ def read_program(params: Mapping[str, Any]) -> Program:
         return Program(command=command)
     decoded = decode_hyperparameters(params)
     if "sagemaker_program" in decoded and "sagemaker_submit_directory" in decoded:
-        return Program(script=decoded["sagemaker_program"], archive_uri=decoded["sagemaker_submit_directory"])
+        return Program(script=str(decoded["sagemaker_program"]), archive_uri=str(decoded["sagemaker_submit_directory"]))
     raise ServiceError(
         "NotImplemented",
         "the entry point inside an image cannot be rehearsed: give a ContainerEntrypoint, or a script by the "
@@ -72,10 +72,12 @@ def unpack_code(program: Program, storage: RoleStorage, container: Container) ->
     Raises:
         StorageRefused: the archive cannot be read.
         tarfile.TarError: it is not a tar archive, or one whose files would lie elsewhere.
+        EOFError: it is cut off.
     """
     content = storage.read(*split_uri(program.archive_uri))
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         archive.extractall(container.root / "code", filter="data")
+        archive.fileobj.read()  # to the end, where a compressed file says whether it was whole
 
 
 def script_command(program: Program, params: Mapping[str, Any], container: Container) -> list[str]:

@@ -5,6 +5,7 @@ import socket
 import tarfile
 import threading
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
 from typing import TYPE_CHECKING
@@ -104,7 +105,7 @@ class TrainingRun:
         self._job.move_to("Downloading")
         try:
             self._prepare()
-        except (StorageRefused, tarfile.TarError) as error:
+        except (StorageRefused, tarfile.TarError, EOFError, zlib.error, OSError) as error:
             self._job.fail(f"ClientError: Data download failed:Unable to download object {error}")
             return "Failed"
         try:
