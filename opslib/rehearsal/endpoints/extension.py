@@ -18,6 +18,7 @@ from opslib.rehearsal.endpoints.fleet import ModelNotServing
 from opslib.rehearsal.endpoints.hosted_models import HostedModels
 from opslib.rehearsal.endpoints.hosting import Hosting, HostingFailed
 from opslib.rehearsal.endpoints.invocations import Invocations
+from opslib.rehearsal.endpoints.model_data import ModelDataFailed
 
 if TYPE_CHECKING:
     from opslib.rehearsal.server import Rehearsal
@@ -170,6 +171,10 @@ def _started(hosting: Hosting, record: FakeEndpoint) -> bool:
     except (HostingFailed, OpslibError) as error:
         record.failure_reason = str(error)
         return False
+    except BaseException:
+        record.failure_reason = "Request to service failed. If failure persists after retry, contact customer support."
+        _set_status(record, "Failed")  # or it could never be deleted
+        raise
     return True
 
 
@@ -179,9 +184,10 @@ def _resize(record: FakeEndpoint, hosting: Hosting, wanted: list[dict[str, Any]]
             variant = hosting.variants[change["VariantName"]]
             variant.weight = change.get("DesiredWeight", variant.weight)
             variant.fleet.resize(change.get("DesiredInstanceCount", variant.fleet.count))
-    except ModelNotServing as error:
+    except (ModelNotServing, ModelDataFailed) as error:
         record.failure_reason = f"New instances did not come into service: {error}"
-    _set_status(record, "InService")
+    finally:
+        _set_status(record, "InService")
 
 
 def _set_status(record: FakeEndpoint, status: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import urllib3
 
+from opslib.errors import RehearsalError
 from opslib.rehearsal.processes.containers import build_container
 from opslib.rehearsal.processes.keeper import Process, start_process
 
@@ -28,6 +29,8 @@ HEALTH_CHECK_SECONDS = 480.0
 """How long a container may take until /ping answers 200, unless the variant says otherwise."""
 
 _PING_EVERY_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 30.0
+"""Between two attempts to replace a container."""
 _MODEL_SERVER = Path(__file__).with_name("model_server.py")
 
 
@@ -154,11 +157,15 @@ class ModelInstance:
         threading.Thread(target=self._restart, name="model-restart", daemon=True).start()
 
     def _restart(self) -> None:
-        try:
-            self._process.wait()
-            self.start()
-        except ModelNotServing as error:
-            self._write_log([f"The container was not replaced: {error}"])
+        self._process.wait()
+        pause_seconds = 0.1
+        while not self._closed and not self.healthy:
+            try:
+                self.start()
+            except (ModelNotServing, RehearsalError) as error:
+                self._write_log([f"The container was not replaced: {error}"])
+                time.sleep(pause_seconds)
+                pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
 
 
 class Fleet:

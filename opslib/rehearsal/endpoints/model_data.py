@@ -6,6 +6,7 @@ or as `ModelDataSource` (a .tar.gz, or the objects under a prefix).
 
 import io
 import tarfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ def fetch_model(storage: RoleStorage, data: ModelData, directory: Path) -> None:
             _unpack(storage.read(*split_uri(data.uri)), data, directory)
         else:
             _copy_prefix(storage, data, directory)
-    except StorageRefused as error:
+    except (StorageRefused, OSError) as error:  # the latter: a key that is a file and a folder at once
         raise ModelDataFailed(
             f'Failed to download model data for container "container_1" from URL: "{data.uri}". Please ensure that '
             "there is an object located at the URL and that the role passed to CreateModel has permissions to download "
@@ -83,7 +84,8 @@ def _unpack(content: bytes, data: ModelData, directory: Path) -> None:
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as archive:
             archive.extractall(directory, filter="data")  # the filter refuses what leaves the directory
-    except (tarfile.TarError, OSError, EOFError) as error:
+            archive.fileobj.read()  # to the end, where a compressed file says whether it was whole
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise ModelDataFailed(
             f'Failed to extract model data archive from URL "{data.uri}". Please ensure that the object located at '
             f"the URL is a valid tar.gz archive. ({error})"

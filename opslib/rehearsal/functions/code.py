@@ -4,6 +4,7 @@ import io
 import shutil
 import stat
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def read_code(call: Call, code: dict[str, Any]) -> bytes:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
             damaged = archive.testzip() if size < MAX_UNZIPPED_BYTES else None
-    except zipfile.BadZipFile as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # the last: encrypted, or packed oddly
         raise _not_a_zip() from error
     if damaged:
         raise _not_a_zip()

@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from opslib.rehearsal.functions.runtime_api import MAX_RESPONSE_BYTES, Invocation, Message, RuntimeApi
-from opslib.rehearsal.processes.keeper import Process, start_process
+from opslib.rehearsal.processes.keeper import MAX_LINE_BYTES, Process, start_process
 
 INIT_SECONDS = 10.0
 """Longest initialisation that is not counted as part of the first invocation."""
@@ -88,12 +88,18 @@ class FunctionEnvironment:
         self._directory = Path(tempfile.mkdtemp(prefix="environment-", dir=function.task_root.parent))
         self._output = self._directory / "output.log"
         self._output.touch()
+        self._reader = self._output.open("rb")  # stays readable, whatever the function does to its files
         self._api = RuntimeApi()
         self._process: Process | None = None
         self._read_bytes = 0
         self._peak_bytes = 0
         self._log: list[str] = []
         self._closing = threading.Lock()
+
+    @property
+    def has_exited(self) -> bool:
+        """Whether the process has ended by itself, or was killed, since the last invocation."""
+        return self._process is not None and self._process.poll() is not None
 
     def invoke(self, request_id: str, payload: bytes, client_context: str = "") -> Outcome:
         """Run the handler on one event and wait for what comes of it."""
@@ -122,7 +128,8 @@ class FunctionEnvironment:
             if self._process:
                 self._process.kill()
                 self._process.wait()
-            if self._directory.exists():
+            if not self._reader.closed:
+                self._reader.close()
                 self._api.close()
                 shutil.rmtree(self._directory, ignore_errors=True)
 
@@ -235,13 +242,24 @@ class FunctionEnvironment:
 
     def _read_output(self, *, whole: bool = False) -> None:
         """Move what the process wrote since the last look to the log; `whole`: also a last line without its end."""
-        with self._output.open("rb") as stream:
-            stream.seek(self._read_bytes)
-            new = stream.read()
-        complete = len(new) if whole else new.rfind(b"\n") + 1
-        self._read_bytes += complete
+        while new := self._read_ahead():
+            unended = len(new) if whole or len(new) == MAX_LINE_BYTES else 0  # what no event can hold is cut
+            complete = new.rfind(b"\n") + 1 or unended
+            if not complete:
+                return
+            self._read_bytes += complete
+            self._say_output(new[:complete])
+
+    def _read_ahead(self) -> bytes:
+        try:
+            self._reader.seek(self._read_bytes)
+            return self._reader.read(MAX_LINE_BYTES)
+        except ValueError:  # the environment was closed meanwhile
+            return b""
+
+    def _say_output(self, output: bytes) -> None:
         # The runtime client joins the lines of a traceback with \r, so that they stay one event.
-        text = new[:complete].decode("utf-8", "replace")
+        text = output.decode("utf-8", "replace")
         lines = [line.replace("\r", "\n") for line in text.split("\n") if line.strip()]
         if lines:
             self._say(*lines)
@@ -276,7 +294,11 @@ def _exited(request_id: str, code: int) -> _Failed:
 
 
 def _init_failed(payload: bytes) -> _Failed:
-    return _Failed(payload, "", f"error\tError Type: {json.loads(payload).get('errorType', 'Runtime.Unknown')}")
+    try:
+        error_type = json.loads(payload)["errorType"]
+    except (ValueError, RecursionError, TypeError, KeyError):  # the code of a function can say anything
+        error_type = "Runtime.Unknown"
+    return _Failed(payload, "", f"error\tError Type: {error_type}")
 
 
 def _too_large() -> _Failed:

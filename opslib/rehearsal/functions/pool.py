@@ -65,7 +65,8 @@ class FunctionPool:
         with self._lock:
             if limit is not None and len(self._busy) >= limit:
                 raise Throttled
-            expired = [one for one in self._idle if one.last_used < time.monotonic() - IDLE_SECONDS]
+            oldest = time.monotonic() - IDLE_SECONDS
+            expired = [one for one in self._idle if one.last_used < oldest or one.has_exited]
             self._idle = [one for one in self._idle if one not in expired]
             environment = self._idle.pop() if self._idle else self._build_environment()
             self._busy.add(environment)

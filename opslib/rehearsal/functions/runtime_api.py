@@ -7,9 +7,11 @@ Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html.
 import json
 import queue
 import re
+import sys
 import threading
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 MAX_RESPONSE_BYTES = 6_291_556
 """Largest response of a handler: 6 MB and 100 bytes for the envelope."""
@@ -45,13 +47,15 @@ class RuntimeApi:
         self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.invocations: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
         self._was_ready = False
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
+        self._expected = ""
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"api": self}))
         self._server.daemon_threads = True
         self.address = f"127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.1,), name="runtime-api", daemon=True).start()
 
     def send(self, invocation: Invocation) -> None:
         """Hand an invocation to the runtime, which takes it when it asks for the next one."""
+        self._expected = invocation.request_id
         self.invocations.put(invocation)
 
     def next_invocation(self) -> Invocation | None:
@@ -61,11 +65,27 @@ class RuntimeApi:
             self.messages.put(Message("ready"))
         return self.invocations.get()
 
+    def take(self, message: Message) -> bool:
+        """Pass on what the runtime said; False for a second answer, or one to a request that is not under way."""
+        if message.kind != "init_error":
+            if not self._expected or message.request_id != self._expected:
+                return False
+            self._expected = ""
+        self.messages.put(message)
+        return True
+
     def close(self) -> None:
         """Stop listening and release a runtime that waits."""
         self.invocations.put(None)
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a runtime that was killed while it spoke."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -104,11 +124,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._reply(404, b"{}")
             return
-        self._answer(message)
-        self.api.messages.put(message)
+        self._answer(message, taken=self.api.take(message))
 
-    def _answer(self, message: Message) -> None:
-        if message.kind == "too_large":
+    def _answer(self, message: Message, *, taken: bool) -> None:
+        if not taken:
+            self._reply(400, b'{"errorMessage": "Invalid request ID", "errorType": "InvalidRequestID"}')
+        elif message.kind == "too_large":
             reason = f"Exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
             self._reply(413, json.dumps({"errorMessage": reason, "errorType": "RequestEntityTooLarge"}).encode())
         else:
