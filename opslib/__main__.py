@@ -51,7 +51,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     from opslib.notebook import execute
 
-    outcome = execute(arguments.notebook, dict(arguments.parameters), home=arguments.home)
+    try:
+        outcome = execute(arguments.notebook, dict(arguments.parameters), home=arguments.home)
+    except KeyboardInterrupt:
+        _say("failed   the run was interrupted; what it had made was swept (python -m opslib runs)")
+        return 130
     for left in outcome.summary["leftovers"]:
         _say(f"LEFT     {left}   (python -m opslib sweep {outcome.run_id})")
     _say(outcome.verdict)
@@ -87,10 +91,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 1 failed or something is left, 2 wrong arguments."""
+    """Run one command; return its exit code: 0 done, 1 failed or something left, 2 wrong arguments, 130 interrupted."""
     parsed = _parser().parse_args(arguments)
     try:
         return parsed.command(parsed)
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -9,9 +9,11 @@ import difflib
 import json
 import logging
 import re
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,26 +116,57 @@ def execute(notebook: Path, values: Mapping[str, str], *, home: Path = Path("run
 
     Raises:
         ConfigurationError: a parameter is unknown or of the wrong type; nothing was started.
-        KeyboardInterrupt: the run was interrupted; it was swept before this is raised.
+        KeyboardInterrupt: the run was interrupted (SIGINT, SIGTERM, SIGHUP); it was swept before this is raised.
     """
     parameters = typed_parameters(notebook, values)
     run = start_run(notebook.stem, run_id=parameters.get("run_id", ""), home=home)
     started = time.monotonic()
     failure = "the run was interrupted"
-    try:
-        failure = _execute_cells(notebook, run, parameters)
-    finally:
-        keep = bool(parameters.get("keep")) and not failure
-        leftovers = [] if keep else sweep(run).leftovers
-        summary = write_summary(
-            run,
-            status="failed" if failure else "completed",
-            failure=failure,
-            leftovers=[str(left) for left in leftovers],
-            total_seconds=round(time.monotonic() - started, 1),
-        )
-        _report(notebook, run, failure)
+    with _interrupted_by_sigterm():
+        try:
+            failure = _execute_cells(notebook, run, parameters)
+        finally:
+            keep = bool(parameters.get("keep")) and not failure
+            with _undisturbed():
+                summary = _clean_up(notebook, run, failure, keep=keep, started=started)
     return Outcome(run.run_id, run.directory, summary, failure)
+
+
+def _clean_up(notebook: Path, run: Run, failure: str, *, keep: bool, started: float) -> dict[str, Any]:
+    """Sweep, and write what there is to say of the run; return its summary."""
+    leftovers = [] if keep else sweep(run).leftovers
+    summary = write_summary(
+        run,
+        status="failed" if failure else "completed",
+        failure=failure,
+        leftovers=[str(left) for left in leftovers],
+        total_seconds=round(time.monotonic() - started, 1),
+    )
+    _report(notebook, run, failure)
+    return summary
+
+
+def _interrupted_by_sigterm() -> contextlib.AbstractContextManager[None]:
+    """Let SIGTERM and SIGHUP interrupt as Ctrl-C does: what a run has made is billed until it is swept."""
+    return _handling((signal.SIGTERM, signal.SIGHUP), signal.default_int_handler)
+
+
+def _undisturbed() -> contextlib.AbstractContextManager[None]:
+    """Let no signal but SIGKILL and SIGQUIT end a sweep: people press Ctrl-C twice."""
+    return _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), lambda *_: None)
+
+
+@contextlib.contextmanager
+def _handling(numbers: tuple[signal.Signals, ...], handler: Callable[[int, Any], Any]) -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only that one gets signals
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, previous in before.items():
+            signal.signal(number, previous if previous is not None else signal.SIG_DFL)
 
 
 def write_summary(run: Run, **figures: Any) -> dict[str, Any]:

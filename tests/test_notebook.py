@@ -1,6 +1,10 @@
 """The runner of notebooks: parameters are checked, failures are told, every run leaves a report and is swept."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -18,6 +22,13 @@ PARAMETERS = "\n".join(
         "run_id: str = ''  # empty for a new run",
     ]
 )
+
+
+def wait_until(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -87,3 +98,31 @@ def test_a_failing_cell_is_told_and_the_run_is_swept(make_notebook, tmp_path, re
     page = outcome.report.read_text()
     assert "ZeroDivisionError" in page
     assert "failed" in page
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_interrupted_twice_is_swept(make_notebook, tmp_path, rehearsal, number) -> None:
+    from opslib.aws import session
+
+    up, home = tmp_path / "up", tmp_path / "runs"
+    make_notebook(
+        "from pathlib import Path\nimport time\nfrom opslib.aws import ledger, storage\n"
+        f"run = ledger.start_run('book', run_id=run_id, home=Path({str(home)!r}))\n"
+        f"storage.ensure_bucket(run)\nPath({str(up)!r}).touch()\ntime.sleep(600)"
+    )
+    # A shell's background job ignores SIGINT, and so may the one that runs the tests.
+    program = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from opslib.__main__ import main; sys.exit(main())"
+    )
+    arguments = ["--home", str(home), "run", str(tmp_path / "book.ipynb")]
+    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True) as running:
+        wait_until(up.exists)
+        running.send_signal(number)
+        (run_id,) = (directory.name for directory in home.iterdir())
+        wait_until(lambda: run_id not in str(session.client("s3").list_buckets()["Buckets"]))
+        running.send_signal(number)  # people press Ctrl-C again: the sweep goes on
+        assert running.wait(60) == 130
+        assert running.stdout.read().startswith("failed   the run was interrupted")
+    (summary,) = [json.loads(path.read_text()) for path in home.glob("*/summary.json")]
+    assert (summary["status"], summary["leftovers"]) == ("failed", [])
