@@ -1,15 +1,13 @@
 """One API call as the rehearsal's operations see it, and the errors that they answer with.
 
 An operation of the rehearsal is a function from a `Call` to the reply's members (a dict of the Python types that boto3
-shows: datetime, bytes, ...). It is registered under "service.Operation" by an extension (see `server.Extension`).
+shows: datetime, bytes, ...). It is registered under "service.Operation" by an extension (see `site.Extension`).
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from opslib.rehearsal.identity import Principal
+from datetime import UTC, datetime
+from typing import Any
 
 ACCOUNT_ID = "000000000000"
 """The account of every rehearsal: no real account has this id, so nobody takes a rehearsal for AWS."""
@@ -30,13 +28,35 @@ class ServiceError(Exception):
 
 
 @dataclass(frozen=True)
+class Principal:
+    """A user or a role's session: the one who signed a call, or whom a service acts for."""
+
+    arn: str
+    access_key_id: str
+    secret: str
+    token: str = ""
+    expires: datetime | None = None
+    role_name: str = ""
+
+    @property
+    def name(self) -> str:
+        """The user's or the role's name."""
+        return self.role_name or self.arn.rpartition("/")[2]
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether these are temporary credentials whose time is over."""
+        return self.expires is not None and datetime.now(UTC) > self.expires
+
+
+@dataclass(frozen=True)
 class Call:
     """An authenticated, validated and permitted call."""
 
     service: str
     operation: str
     params: dict[str, Any]
-    principal: "Principal"
+    principal: Principal
     region: str
     request_id: str
     headers: Mapping[str, str] = field(default_factory=dict)

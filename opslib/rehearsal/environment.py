@@ -7,7 +7,7 @@ from pathlib import Path
 
 import boto3
 
-from opslib.rehearsal.identity import Principal
+from opslib.rehearsal.calls import Principal
 
 _TELEMETRY_OPT_OUT = {
     "SchemaVersion": "1.0",

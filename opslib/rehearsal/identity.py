@@ -6,8 +6,7 @@ temporary credentials of their role, and may do what the role's policies allow, 
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +14,7 @@ from moto.iam.exceptions import NotFoundException
 from moto.iam.models import IAMBackend, Role, iam_backends
 from moto.sts.models import sts_backends
 
-from opslib.rehearsal.calls import ACCOUNT_ID, Call, ServiceError
+from opslib.rehearsal.calls import ACCOUNT_ID, Call, Principal, ServiceError
 from opslib.rehearsal.gateway.actions import Need
 from opslib.rehearsal.gateway.permissions import (
     Context,
@@ -44,39 +43,18 @@ _REFUSALS = {
 }
 
 
-@dataclass(frozen=True)
-class Principal:
-    """A user or a role's session: the one who signed a call, or whom a service acts for."""
-
-    arn: str
-    access_key_id: str
-    secret: str
-    token: str = ""
-    expires: datetime | None = None
-    role_name: str = ""
-
-    @property
-    def name(self) -> str:
-        """The user's or the role's name."""
-        return self.role_name or self.arn.rpartition("/")[2]
-
-    @property
-    def has_expired(self) -> bool:
-        """Whether these are temporary credentials whose time is over."""
-        return self.expires is not None and datetime.now(UTC) > self.expires
-
-    def statements(self) -> list[Statement]:
-        """Return the statements of the policies of the user, its groups, or the role."""
-        backend, name = _iam(), self.name
-        if self.role_name:
-            role = backend.roles.get(_role_id(name)) if name else None
-            documents = [*role.policies.values(), *_attached(role)] if role else []
-        else:
-            user = backend.users[name]
-            groups = backend.get_groups_for_user(name)
-            inline = [policy for owner in (user, *groups) for policy in owner.policies.values()]
-            documents = [*inline, *(document for owner in (user, *groups) for document in _attached(owner))]
-        return [statement for document in documents for statement in statements_of(_document(document))]
+def policy_statements(principal: Principal) -> list[Statement]:
+    """Return the statements of the policies of the user, its groups, or the role."""
+    backend, name = _iam(), principal.name
+    if principal.role_name:
+        role = backend.roles.get(_role_id(name)) if name else None
+        documents = [*role.policies.values(), *_attached(role)] if role else []
+    else:
+        user = backend.users[name]
+        groups = backend.get_groups_for_user(name)
+        inline = [policy for owner in (user, *groups) for policy in owner.policies.values()]
+        documents = [*inline, *(document for owner in (user, *groups) for document in _attached(owner))]
+    return [statement for document in documents for statement in statements_of(_document(document))]
 
 
 def _iam() -> IAMBackend:
@@ -160,7 +138,7 @@ def require_permission(principal: Principal, need: Need, context: Context, resou
         ServiceError: AccessDeniedException in AWS's words.
     """
     everything = {**context, **need.context, "aws:principalarn": [principal.arn], "aws:principalaccount": [ACCOUNT_ID]}
-    own = decide(principal.statements(), need.action, need.resources, everything)
+    own = decide(policy_statements(principal), need.action, need.resources, everything)
     others = _resource_policy_decision(principal, need, everything, resource_policy)
     if Decision.EXPLICIT_DENY not in (own, others) and Decision.ALLOW in (own, others):
         return

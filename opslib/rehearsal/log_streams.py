@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from moto.logs.models import logs_backends
 
-from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
+from opslib.rehearsal.calls import ACCOUNT_ID, Principal, ServiceError
 from opslib.rehearsal.gateway.actions import needs_of
-from opslib.rehearsal.identity import Principal, require_permission
+from opslib.rehearsal.identity import require_permission
 
 
 class LogStream:

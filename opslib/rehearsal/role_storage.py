@@ -6,9 +6,9 @@ objects.
 
 from moto.s3.models import FakeBucket, s3_backends
 
-from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
+from opslib.rehearsal.calls import ACCOUNT_ID, Principal, ServiceError
 from opslib.rehearsal.gateway.actions import s3_needs
-from opslib.rehearsal.identity import Principal, require_permission
+from opslib.rehearsal.identity import require_permission
 
 _CONTEXT = {"aws:securetransport": ["true"]}
 

@@ -11,10 +11,8 @@ import atexit
 import shutil
 import socket
 import threading
-from collections.abc import Mapping
 from functools import cache
 from types import TracebackType
-from typing import Protocol
 
 from moto.core.config import default_user_config
 from moto.iam.access_control import PermissionResult
@@ -25,25 +23,17 @@ from moto.s3.models import FakeBucket
 from opslib.errors import RehearsalError
 from opslib.rehearsal.calls import Operation
 from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
+from opslib.rehearsal.extensions import build_extensions
 from opslib.rehearsal.gateway.gate import Gate
 from opslib.rehearsal.gateway.http_server import HttpServer
 from opslib.rehearsal.identity import create_administrator
 from opslib.rehearsal.processes.keeper import kill_all_processes
 from opslib.rehearsal.processes.scratch import build_scratch_directory, remove_orphaned_directories
+from opslib.rehearsal.site import Extension, Site
 
 HOST = "127.0.0.1"
 DEFAULT_REGION = "us-east-1"
 _running = threading.Lock()
-
-
-class Extension(Protocol):
-    """A part of AWS that the rehearsal really performs."""
-
-    operations: Mapping[str, Operation]
-    """The operations it answers, by "service.Operation", e.g. "sagemaker.CreateTrainingJob"."""
-
-    def stop(self) -> None:
-        """End everything it started; called once, while the server still answers."""
 
 
 class Rehearsal:
@@ -156,13 +146,11 @@ def _undecided(_bucket: FakeBucket, _action: str, _resource: str) -> PermissionR
 
 
 def _start(region: str, port: int) -> Rehearsal:
-    from opslib.rehearsal.extensions import build_extensions
-
     remove_orphaned_directories()
     FakeBucket.get_permission = _undecided  # type: ignore[method-assign]
     default_user_config.setdefault("iam", {})["load_aws_managed_policies"] = True
     rehearsal = Rehearsal(region, port=port)
-    for extension in build_extensions(rehearsal):
+    for extension in build_extensions(Site(rehearsal.endpoint_url, rehearsal.directory)):
         rehearsal.register(extension)
     rehearsal.serve()
     return rehearsal

@@ -8,7 +8,7 @@ UpdateEndpointWeightsAndCapacities, DeleteEndpoint).
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker_backends
 
@@ -19,9 +19,7 @@ from opslib.rehearsal.endpoints.hosted_models import HostedModels
 from opslib.rehearsal.endpoints.hosting import Hosting, HostingFailed
 from opslib.rehearsal.endpoints.invocations import Invocations
 from opslib.rehearsal.endpoints.model_data import ModelDataFailed
-
-if TYPE_CHECKING:
-    from opslib.rehearsal.server import Rehearsal
+from opslib.rehearsal.site import Site
 
 _IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
 Key = tuple[str, str]
@@ -31,9 +29,9 @@ Key = tuple[str, str]
 class EndpointsExtension:
     """The part of SageMaker hosting that the rehearsal performs; lists and tags are moto's."""
 
-    def __init__(self, rehearsal: "Rehearsal") -> None:
+    def __init__(self, site: Site) -> None:
         """Start with no endpoint."""
-        self._models = HostedModels(rehearsal)
+        self._models = HostedModels(site)
         self._hostings: dict[Key, Hosting] = {}
         self._in_service: set[Key] = set()
         self._lock = threading.RLock()

@@ -12,12 +12,12 @@ from opslib.rehearsal.endpoints.model_data import fetch_model, find_model_data, 
 from opslib.rehearsal.identity import assume_role, require_passable_role, role_credentials
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.role_storage import RoleStorage
+from opslib.rehearsal.site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from opslib.rehearsal.server import Rehearsal
 
 REHEARSED_IMAGE = "pytorch-inference"
 """The repository whose containers the model server stands for."""
@@ -29,9 +29,9 @@ _UNREHEARSED_VARIANT = ("ServerlessConfig", "CoreDumpConfig", "ManagedInstanceSc
 class HostedModels:
     """The operations on models and endpoint configurations."""
 
-    def __init__(self, rehearsal: "Rehearsal") -> None:
+    def __init__(self, site: Site) -> None:
         """Keep the rehearsal, whose address the containers get."""
-        self._rehearsal = rehearsal
+        self._site = site
         self.operations: dict[str, Operation] = {
             "sagemaker.CreateModel": self.create_model,
             "sagemaker.DescribeModel": self.describe_model,
@@ -126,7 +126,7 @@ class HostedModels:
         model = self._model(call, variant["ModelName"])
         routing = variant.get("RoutingConfig", {}).get("RoutingStrategy")
         container = ModelContainer(
-            directory=self._rehearsal.directory,
+            directory=self._site.directory,
             variables={**_thread_settings(threads), **self._variables(model, call.region)},
             fetch_model=self._fetcher(model),
             open_log=_log_opener(model, call.region, endpoint_name, variant["VariantName"]),
@@ -143,7 +143,7 @@ class HostedModels:
         ours = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
         if not model.enable_network_isolation:
             ours |= role_credentials(model.execution_role_arn, "SageMaker")
-            ours |= {"AWS_ENDPOINT_URL": self._rehearsal.endpoint_url, "AWS_EC2_METADATA_DISABLED": "true"}
+            ours |= {"AWS_ENDPOINT_URL": self._site.endpoint_url, "AWS_EC2_METADATA_DISABLED": "true"}
         return ours | model.primary_container.get("Environment", {})
 
     @staticmethod

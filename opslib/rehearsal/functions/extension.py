@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moto.awslambda.exceptions import LambdaClientError
 from moto.awslambda.models import LambdaFunction, lambda_backends
@@ -25,9 +25,7 @@ from opslib.rehearsal.functions.runtime import build_runtime
 from opslib.rehearsal.functions.settings import check_settings, configuration, function_variables
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.log_streams import LogStream
-
-if TYPE_CHECKING:
-    from opslib.rehearsal.server import Rehearsal
+from opslib.rehearsal.site import Site
 
 ACCOUNT_CONCURRENCY = 1000
 """Concurrent executions of an account and region, the default quota."""
@@ -41,10 +39,10 @@ MIN_UNRESERVED_CONCURRENCY = 100
 class FunctionsExtension:
     """The part of AWS Lambda that the rehearsal performs; what is not here (tags, aliases, policies) is moto's."""
 
-    def __init__(self, rehearsal: "Rehearsal") -> None:
+    def __init__(self, site: Site) -> None:
         """Take nothing from the machine yet: the runtime is built with the first function."""
-        self._rehearsal = rehearsal
-        self._directory = rehearsal.directory / "functions"
+        self._site = site
+        self._directory = site.directory / "functions"
         self._pools: dict[str, FunctionPool] = {}
         self._python: Path | None = None
         self._lock = threading.RLock()
@@ -226,7 +224,7 @@ class FunctionsExtension:
             memory_mb=int(function.memory_size),
             python=self._runtime,
             task_root=task_root,
-            variables=lambda stream: function_variables(function, stream, task_root, self._rehearsal.endpoint_url),
+            variables=lambda stream: function_variables(function, stream, task_root, self._site.endpoint_url),
         )
         return FunctionPool(lambda: _new_environment(function, version))
 

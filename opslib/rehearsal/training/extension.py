@@ -7,20 +7,18 @@ import base64
 import threading
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from moto.sagemaker.models import sagemaker_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.role_storage import RoleStorage
+from opslib.rehearsal.site import Site
 from opslib.rehearsal.training.channels import read_channels, require_objects
 from opslib.rehearsal.training.job import TERMINAL, TrainingJob
 from opslib.rehearsal.training.program import read_program
 from opslib.rehearsal.training.run import TrainingRun
-
-if TYPE_CHECKING:
-    from opslib.rehearsal.server import Rehearsal
 
 _PAGE = 10
 
@@ -28,8 +26,8 @@ _PAGE = 10
 class TrainingExtension:
     """The extension that really trains."""
 
-    def __init__(self, rehearsal: "Rehearsal") -> None:
-        self._rehearsal = rehearsal
+    def __init__(self, site: Site) -> None:
+        self._site = site
         self._runs: dict[str, TrainingRun] = {}
         self._stopped = False
         self._lock = threading.Lock()
@@ -55,7 +53,7 @@ class TrainingExtension:
         for channel in read_channels(params):
             require_objects(channel, RoleStorage(session), params["RoleArn"], call.region)
         job = TrainingJob(arn, params)
-        run = TrainingRun(job, self._rehearsal, call.region, session)
+        run = TrainingRun(job, self._site, call.region, session)
         with self._lock:
             _refuse_taken(jobs, job.name, arn)
             if self._stopped:

@@ -8,21 +8,19 @@ import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from functools import partial
-from typing import TYPE_CHECKING
 
 from opslib.errors import RehearsalError
-from opslib.rehearsal.identity import Principal, role_credentials
+from opslib.rehearsal.calls import Principal
+from opslib.rehearsal.identity import role_credentials
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.processes.termination import terminate_program
 from opslib.rehearsal.role_storage import RoleStorage, StorageRefused
+from opslib.rehearsal.site import Site
 from opslib.rehearsal.training.artifacts import upload_artifacts, upload_checkpoints
 from opslib.rehearsal.training.channels import read_channels
 from opslib.rehearsal.training.host import TrainingHost
 from opslib.rehearsal.training.job import TrainingJob
 from opslib.rehearsal.training.metrics import MetricReader
-
-if TYPE_CHECKING:
-    from opslib.rehearsal.server import Rehearsal
 
 LOG_GROUP = "/aws/sagemaker/TrainingJobs"
 GRACE_SECONDS = 120
@@ -32,14 +30,14 @@ GRACE_SECONDS = 120
 class TrainingRun:
     """Runs one job; `request_stop` ends it early."""
 
-    def __init__(self, job: TrainingJob, rehearsal: "Rehearsal", region: str, session: Principal) -> None:
+    def __init__(self, job: TrainingJob, site: Site, region: str, session: Principal) -> None:
         self._job = job
-        self._rehearsal = rehearsal
+        self._site = site
         self._region = region
         self._session = session
         self._storage = RoleStorage(session)
         self._metrics = MetricReader(job, region)
-        self._directory = rehearsal.directory / "training" / job.name
+        self._directory = site.directory / "training" / job.name
         self._hosts: list[TrainingHost] = []
         self._lock = threading.Lock()
         self._stopped_as = ""
@@ -165,7 +163,7 @@ class TrainingRun:
     def _endpoint(self) -> dict[str, str]:
         # AWS_REGION and no AWS_DEFAULT_REGION: a container on AWS has no more, and boto3 there wants a region too.
         return {
-            "AWS_ENDPOINT_URL": self._rehearsal.endpoint_url,
+            "AWS_ENDPOINT_URL": self._site.endpoint_url,
             "AWS_REGION": self._region,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
