@@ -50,10 +50,10 @@ def test_normalised_with_the_backbones_own_numbers():
 
 
 def test_thin_photos_cost_no_more_than_others():
-    started = time.perf_counter()
+    started = time.process_time()
     for size in ((1, 60_000), (60_000, 1), (1, 1)):
         assert evaluation_transform(TransformSpec())(Image.new("RGB", size)).shape == (3, 224, 224)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 def test_specification_survives_json():
