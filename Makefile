@@ -19,7 +19,7 @@ test: lint
 	@$(BIN)/python -m pytest $(ARGS)
 
 lab: $(READY)
-	@$(BIN)/python -m opslib.rehearsal run -- $(BIN)/jupyter lab train_and_deploy.ipynb $(ARGS)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m opslib.rehearsal run -- $(BIN)/jupyter lab train_and_deploy.ipynb $(ARGS)
 
 bench: $(READY)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done

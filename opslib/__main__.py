@@ -8,6 +8,7 @@ python -m opslib version
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -32,10 +33,19 @@ def _runs(arguments: argparse.Namespace) -> int:
 
     runs = list_runs(arguments.home)
     for run in runs:
-        _say(f"{run.run_id}  {len(run.resources()):3d} written down  {run.directory}")
+        _say(f"{run.run_id}  {_status(run.directory):<10}  {len(run.resources()):3d} written down  {run.directory}")
     if not runs:
         _say(f"no runs in {arguments.home}")
     return 0
+
+
+def _status(directory: Path) -> str:
+    """Return how a run of the runner ended; a notebook in JupyterLab leaves no such word."""
+    try:
+        summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return "-"
+    return "kept" if summary.get("kept") else str(summary.get("status", "-"))
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
@@ -44,6 +54,11 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     _say(str(whereabouts()))
     report = sweep(arguments.run_id, arguments.home)
+    if not (report.deleted or report.leftovers or (arguments.home / arguments.run_id).is_dir()):
+        raise ConfigurationError(
+            f"there is no run {arguments.run_id!r} in {arguments.home}, and AWS knows nothing by that name or tag",
+            hint="python -m opslib runs lists them; --home names another directory of runs",
+        )
     _say(str(report))
     return 1 if report.leftovers else 0
 
@@ -59,6 +74,8 @@ def _run(arguments: argparse.Namespace) -> int:
     for left in outcome.summary["leftovers"]:
         _say(f"LEFT     {left}   (python -m opslib sweep {outcome.run_id})")
     _say(outcome.verdict)
+    if outcome.summary["kept"]:
+        _say(f"KEPT     all of it stands, and on AWS is billed: python -m opslib sweep {outcome.run_id}")
     _say(f"report   {outcome.report}")
     return 1 if outcome.failure or outcome.summary["leftovers"] else 0
 

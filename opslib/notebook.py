@@ -25,19 +25,19 @@ from papermill.exceptions import PapermillException, PapermillExecutionError, st
 from opslib.aws.ledger import Run, start_run
 from opslib.aws.sweeping import sweep
 from opslib.errors import ConfigurationError
-from opslib.report import write_report
+from opslib.report import without_markers, write_report
 
 _FIGURES = {
-    "test_accuracy": "test accuracy",
-    "chance_accuracy": "chance",
-    "endpoint_p50_ms": "endpoint p50 ms",
-    "lambda_p50_ms": "Lambda p50 ms",
+    "test_accuracy": "test accuracy {:.3f}",
+    "chance_accuracy": "chance {:.3f}",
+    "endpoint_p50_ms": "endpoint p50 {:.0f} ms",
+    "lambda_p50_ms": "Lambda p50 {:.0f} ms",
 }
 """Keys of summary.json that the last lines of a run name, when a notebook wrote them."""
 
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-_ARROW = re.compile(r"^-+> \d+ (.+)$", re.MULTILINE)
-"""The line of the cell that raised, as IPython marks it in a traceback; the first frame is the cell's."""
+_CELL_LINE = re.compile(r"^Cell In\[\d+\], line (\d+)", re.MULTILINE)
+"""The line of the cell that raised, as IPython names it in a traceback."""
 
 _TRUE, _FALSE = {"true", "1", "yes"}, {"false", "0", "no"}
 
@@ -61,10 +61,9 @@ class Outcome:
         """What there is to say of the run at its end: why it failed, or its figures."""
         if self.failure:
             return f"failed   {self.failure}"
-        figures = [f"{name} {self.summary[key]:.4g}" for key, name in _FIGURES.items() if key in self.summary]
-        return (
-            f"done     run {self.run_id} in {self.summary['total_seconds']:.0f} s: {', '.join(figures) or 'no figures'}"
-        )
+        figures = [form.format(self.summary[key]) for key, form in _FIGURES.items() if key in self.summary]
+        spent = f"run {self.run_id} in {self.summary['total_seconds']:.0f} s"
+        return f"done     {spent}: {', '.join(figures) or 'no figures'}"
 
 
 def declared_parameters(notebook: Path) -> dict[str, dict[str, str]]:
@@ -128,22 +127,26 @@ def execute(notebook: Path, values: Mapping[str, str], *, home: Path = Path("run
         finally:
             keep = bool(parameters.get("keep")) and not failure
             with _undisturbed():
-                summary = _clean_up(notebook, run, failure, keep=keep, started=started)
-    return Outcome(run.run_id, run.directory, summary, failure)
+                outcome = _clean_up(notebook, run, failure, keep=keep, started=started)
+    return outcome
 
 
-def _clean_up(notebook: Path, run: Run, failure: str, *, keep: bool, started: float) -> dict[str, Any]:
-    """Sweep, and write what there is to say of the run; return its summary."""
+def _clean_up(notebook: Path, run: Run, failure: str, *, keep: bool, started: float) -> Outcome:
+    """Sweep, and write what there is to say of the run: summary and report."""
     leftovers = [] if keep else sweep(run).leftovers
     summary = write_summary(
         run,
         status="failed" if failure else "completed",
         failure=failure,
+        kept=keep,
         leftovers=[str(left) for left in leftovers],
         total_seconds=round(time.monotonic() - started, 1),
     )
-    _report(notebook, run, failure)
-    return summary
+    outcome = Outcome(run.run_id, run.directory, summary, failure)
+    executed = run.directory / notebook.name
+    if executed.exists():
+        write_report(executed, outcome.report, run_id=run.run_id, verdict=outcome.verdict, failed=bool(failure))
+    return outcome
 
 
 def _interrupted_by_sigterm() -> contextlib.AbstractContextManager[None]:
@@ -206,18 +209,13 @@ def _execute_cells(notebook: Path, run: Run, parameters: Mapping[str, Any]) -> s
 
 def _told(error: PapermillExecutionError, executed: Path) -> str:
     """Say which cell raised, in which line, and what: the heading above tells people more than the cell's number."""
-    above = nbformat.read(executed, as_version=4).cells[: error.cell_index]
+    above = without_markers(nbformat.read(executed, as_version=4)).cells[: error.cell_index]
     headings = [_HEADING.findall(cell.source) for cell in above if cell.cell_type == "markdown"]
     heading = next((found[-1] for found in reversed(headings) if found), "the beginning")
-    arrow = _ARROW.search(strip_color("\n".join(error.traceback)))
-    line = arrow[1].strip() if arrow else error.source.strip()
-    return f"cell {error.exec_count}, under {heading!r}, at `{line}`\n{error.ename}: {error.evalue}"
-
-
-def _report(notebook: Path, run: Run, failure: str) -> None:
-    executed = run.directory / notebook.name
-    if executed.exists():
-        write_report(executed, run.directory / "report.html", run_id=run.run_id, failure=failure)
+    source = error.source.strip().splitlines() or [""]
+    number = _CELL_LINE.search(strip_color("\n".join(error.traceback)))
+    line = source[int(number[1]) - 1] if number and int(number[1]) <= len(source) else source[0]
+    return f"under {heading!r}, at `{line.strip()}`\n{error.ename}: {error.evalue}"
 
 
 @contextlib.contextmanager

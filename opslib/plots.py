@@ -82,6 +82,7 @@ def _draw_pairs(axes: Axes, classes: Sequence[str], matrix: np.ndarray, pairs: i
     axes.invert_yaxis()
     axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="test photos", title="most frequent mistakes" if order else "no mistakes")
+    axes.set_axis_on() if order else axes.set_axis_off()
     axes.spines[["top", "right"]].set_visible(False)
 
 

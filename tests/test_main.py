@@ -29,7 +29,10 @@ def test_runs_are_listed_and_swept(rehearsal, tmp_path, capsys) -> None:
     run = start_run(home=tmp_path)
     storage.ensure_bucket(run)
     assert main([*home, "runs"]) == 0
-    assert f"{run.run_id}    1 written down" in capsys.readouterr().out
+    assert f"{run.run_id}  -             1 written down" in capsys.readouterr().out
+    (run.directory / "summary.json").write_text('{"status": "completed", "kept": true}')
+    assert main([*home, "runs"]) == 0
+    assert f"{run.run_id}  kept" in capsys.readouterr().out
     assert main([*home, "sweep", run.run_id]) == 0
     out = capsys.readouterr().out
     assert out.startswith("Rehearsal on this machine")
@@ -46,6 +49,11 @@ def test_what_is_left_shows_in_the_exit_code(rehearsal, tmp_path, capsys, monkey
 def test_a_wrong_run_id_is_a_usage_error(rehearsal, tmp_path, capsys) -> None:
     assert main(["--home", str(tmp_path), "sweep", "../x"]) == 2
     assert "hint:" in capsys.readouterr().err
+
+
+def test_a_run_that_nobody_knows_is_not_called_swept(rehearsal, tmp_path, capsys) -> None:
+    assert main(["--home", str(tmp_path), "sweep", "20261122-190312-k3f9"]) == 2
+    assert "there is no run '20261122-190312-k3f9'" in capsys.readouterr().err
 
 
 def test_aws_that_cannot_be_reached_is_a_failure(rehearsal, capsys, monkeypatch) -> None:

@@ -36,7 +36,7 @@ def make_notebook(tmp_path: Path):
     def make(*cells: str) -> Path:
         parameters = nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]})
         book = nbformat.v4.new_notebook(
-            cells=[parameters, *map(nbformat.v4.new_code_cell, cells)],
+            cells=[parameters, nbformat.v4.new_markdown_cell("## Work"), *map(nbformat.v4.new_code_cell, cells)],
             metadata={"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}},
         )
         nbformat.write(book, tmp_path / "book.ipynb")
@@ -80,6 +80,16 @@ def test_a_completed_run_leaves_notebook_report_and_summary(make_notebook, tmp_p
     assert (outcome.directory / "book.ipynb").exists()
 
 
+def test_a_run_that_is_kept_says_so(make_notebook, tmp_path, rehearsal, monkeypatch, capsys) -> None:
+    from opslib.__main__ import main
+
+    home = tmp_path / "runs"
+    assert main(["--home", str(home), "run", str(make_notebook("1 + 1")), "-p", "keep", "true"]) == 0
+    (run,) = home.iterdir()
+    assert json.loads((run / "summary.json").read_text())["kept"] is True
+    assert f"python -m opslib sweep {run.name}" in capsys.readouterr().out
+
+
 def test_a_failing_cell_is_told_and_the_run_is_swept(make_notebook, tmp_path, rehearsal) -> None:
     from opslib.aws import session
 
@@ -87,17 +97,18 @@ def test_a_failing_cell_is_told_and_the_run_is_swept(make_notebook, tmp_path, re
         "from pathlib import Path\nfrom opslib.aws import ledger, storage\n"
         f"run = ledger.start_run('book', run_id=run_id, home=Path({str(tmp_path / 'runs')!r}))\n"
         "bucket = storage.ensure_bucket(run)",
-        "numerator = 1\nnumerator / 0",
+        "import json\ntext = '{'\njson.loads(text)",  # the last frames are the library's, not the cell's
     )
     outcome = notebook.execute(book, {"keep": "true"}, home=tmp_path / "runs")
-    assert "ZeroDivisionError" in outcome.failure
-    assert "at `numerator / 0`" in outcome.failure
+    assert "JSONDecodeError: Expecting property name" in outcome.failure
+    assert outcome.failure.startswith("under 'Work', at `json.loads(text)`\n")
     assert outcome.summary["status"] == "failed"
     assert outcome.summary["leftovers"] == []
     assert outcome.run_id not in str(session.client("s3").list_buckets()["Buckets"])
     page = outcome.report.read_text()
-    assert "ZeroDivisionError" in page
-    assert "failed" in page
+    assert f"Run {outcome.run_id} failed" in page
+    assert "under 'Work'" in page
+    assert "An Exception was encountered" not in page  # papermill's own marks
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

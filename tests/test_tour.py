@@ -83,8 +83,9 @@ def test_a_training_script_that_fails_ends_the_run_with_its_message(photos, tmp_
     assert "did you mean" in summary["failure"].lower()
     assert summary["leftovers"] == []
     assert processes_of(tmp_path) == []
-    assert "failed   cell" in done.stdout
-    assert "wait_for_training" in done.stdout
+    assert (
+        "failed   under 'Training', at `finished = training.wait_for_training(job, on_progress=watch)`" in done.stdout
+    )
     assert done.stdout.splitlines()[-1].endswith("report.html")
 
 

@@ -138,9 +138,14 @@ def _host(stream: str) -> str:
 
 
 def log_tail(group: str, prefix: str = "", count: int = 20) -> str:
-    """Return the last `count` lines as one text, each indented; empty when there are none.
+    """Return the last `count` lines as one text, each indented and cut to 200 characters; empty when there are none.
+
+    Left out is what the SageMaker SDK's start script says of itself: its trace (`+ ...`) and its dump of variables.
 
     Raises:
         AwsError: CloudWatch Logs refused.
     """
-    return "\n".join(f"  | {line}" for line in LogReader(group, prefix).read()[-count:])
+    told = [
+        line for line in LogReader(group, prefix).read() if not line.startswith(("+", "SM_", "Requirement already"))
+    ]
+    return "\n".join(f"  | {line[:200]}" for line in told[-count:])

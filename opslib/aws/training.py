@@ -182,7 +182,7 @@ def wait_for_training(name: str, on_progress: Callable[[TrainingProgress], objec
 
 def _failure(name: str, description: dict[str, Any]) -> str:
     why = masked(description.get("FailureReason", "")) or description["SecondaryStatus"]
-    tail = log_tail(TRAINING_GROUP, f"{name}/")
+    tail = log_tail(TRAINING_GROUP, f"{name}/", count=10)
     last = f"\nits last log lines:\n{masked(tail)}" if tail else ""
     return f"training job {name} ended as {description['TrainingJobStatus']}: {why}{last}"
 

@@ -40,6 +40,9 @@ def start_command(options: argparse.Namespace) -> int:
     for name, value in state.variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
     _say(f"rehearsal at {state.endpoint_url} (process {state.pid})")
+    _say('  end it:  eval "$(python -m opslib.rehearsal stop)"')
+    if own := sorted(name for name in os.environ if name.startswith("AWS_") and name not in state.variables):
+        _say(f"  this shell's own {', '.join(own)} give way to it: open another shell to speak to AWS again")
     return 0
 
 

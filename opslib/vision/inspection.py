@@ -73,7 +73,7 @@ class PhotoReport:
         return "\n".join((str(self.photos), *(f"- {title}: {detail}" for title, detail in self._findings())))
 
     def _repr_html_(self) -> str:
-        counts = "".join(f"<td>{count:,}</td>" for count in self.photos.counts.values())
+        counts = "".join(f"<td>{count:,}</td>" for count in self.usable.counts.values())
         heads = "".join(f"<th>{split}</th>" for split in SPLITS)
         findings = "".join(
             f"<li><b>{html.escape(title)}</b>: {html.escape(detail)}</li>" for title, detail in self._findings()
@@ -86,7 +86,10 @@ class PhotoReport:
     def _findings(self) -> Iterator[tuple[str, str]]:
         sound = True
         for title, names in (
-            (f"{len(self.unreadable)} cannot be decoded", [f"{key} ({why})" for key, why in self.unreadable.items()]),
+            (
+                f"{len(self.unreadable)} left out, because they cannot be decoded",
+                [f"{key} ({why})" for key, why in self.unreadable.items()],
+            ),
             (f"{len(self.repeated)} are in two splits (leakage)", [" = ".join(keys) for keys in self.repeated]),
             *((f"{len(self.missing[split])} classes without a {split} photo", self.missing[split]) for split in SPLITS),
             (f"{len(self.few)} classes of fewer than {FEW_PHOTOS} training photos", [*self.few]),

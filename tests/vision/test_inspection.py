@@ -42,7 +42,7 @@ def test_every_trouble_is_named(troubled):
     assert set(group) == {f"train/{second}/train_02.jpg", f"train/{second}/again.jpg", f"test/{second}/copy <b>.jpg"}
     assert report.missing == {"train": [], "valid": [second], "test": []}
     assert report.few == {second: 3}
-    for expected in ("2 cannot be decoded", "train_01.jpg", "leakage", f"without a valid photo: {second}", "movie.mp4"):
+    for expected in ("2 left out", "train_01.jpg", "leakage", f"without a valid photo: {second}", "movie.mp4"):
         assert expected in str(report)
     page = report._repr_html_()
     assert "copy &lt;b&gt;.jpg" in page
