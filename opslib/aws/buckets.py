@@ -1,6 +1,5 @@
 """Buckets: private, encrypted, TLS-only, in the region where the work is done."""
 
-import json
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -127,13 +126,3 @@ def _raise_if_kept(errors: list[dict[str, str]], bucket: str) -> None:
             f"S3 kept {len(errors)} objects of bucket {bucket}, among them {first.get('Key')}: "
             f"{first.get('Code')}: {first.get('Message')}"
         )
-
-
-def bucket_policy(bucket: str) -> dict[str, Any]:
-    """Return the policy in force on a bucket, for showing.
-
-    Raises:
-        AwsError: S3 refused, or the bucket has no policy.
-    """
-    with explained(f"reading the policy of bucket {bucket}"):
-        return json.loads(client("s3").get_bucket_policy(Bucket=bucket)["Policy"])
