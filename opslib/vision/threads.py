@@ -1,9 +1,17 @@
-"""How many threads one torch operation may use."""
+"""How many cores there are, and how many threads one torch operation may use."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may run on: a container or `taskset` may leave it only some."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @contextmanager

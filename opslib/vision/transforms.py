@@ -14,6 +14,9 @@ from opslib.errors import ConfigurationError
 Box = tuple[float, float, float, float]
 """Left, upper, right and lower edge in pixels of the photo."""
 
+CROP_SCALE = (0.08, 1.0)
+"""Smallest and largest part of a photo's area in a random crop: torchvision's defaults, which the reference took."""
+
 
 @dataclass(frozen=True)
 class TransformSpec:
@@ -70,18 +73,18 @@ _RESAMPLING = {
 }
 
 
-def evaluation_transform(spec: TransformSpec) -> Callable[[Image.Image], torch.Tensor]:
-    """Return the transform of an RGB photo to the centre view: float32, shape (3, size, size)."""
+def evaluation_pixels(spec: TransformSpec) -> Callable[[Image.Image], numpy.ndarray]:
+    """Return the transform of an RGB photo to the pixels of its centre view: uint8, shape (size, size, 3)."""
 
-    def transform(photo: Image.Image) -> torch.Tensor:
-        return _view(photo, centre_box(photo.size, spec.crop_fraction), spec)
+    def pixels(photo: Image.Image) -> numpy.ndarray:
+        return _crop(photo, centre_box(photo.size, spec.crop_fraction), spec)
 
-    return transform
+    return pixels
 
 
-def training_transform(
-    spec: TransformSpec, *, scale: tuple[float, float] = (0.5, 1.0)
-) -> Callable[[Image.Image, random.Random], torch.Tensor]:
+def training_pixels(
+    spec: TransformSpec, *, scale: tuple[float, float] = CROP_SCALE
+) -> Callable[[Image.Image, random.Random], numpy.ndarray]:
     """Return the transform of an RGB photo and a random generator to a random resized crop, mirrored half of the time.
 
     The generator is an argument, so that a view depends on its seed and not on the order in which threads run.
@@ -89,13 +92,28 @@ def training_transform(
     Args:
         spec: The backbone's view.
         scale: Smallest and largest part of the photo's area that a crop shows.
+
+    Returns:
+        A function whose result is uint8 of shape (size, size, 3).
     """
 
-    def transform(photo: Image.Image, rng: random.Random) -> torch.Tensor:
-        view = _view(photo, random_box(photo.size, rng, scale), spec)
-        return view.flip(-1) if rng.random() < 0.5 else view
+    def pixels(photo: Image.Image, rng: random.Random) -> numpy.ndarray:
+        view = _crop(photo, random_box(photo.size, rng, scale), spec)
+        return view[:, ::-1] if rng.random() < 0.5 else view
 
-    return transform
+    return pixels
+
+
+def normalised(pixels: torch.Tensor, spec: TransformSpec) -> torch.Tensor:
+    """Return pixels uint8 (..., size, size, 3) as what the backbone takes: float32 (..., 3, size, size)."""
+    values = pixels.movedim(-1, -3).to(torch.float32).div_(255)
+    return values.sub_(_per_channel(spec.mean, values)).div_(_per_channel(spec.std, values))
+
+
+def evaluation_transform(spec: TransformSpec) -> Callable[[Image.Image], torch.Tensor]:
+    """Return the transform of an RGB photo to the centre view: float32, shape (3, size, size)."""
+    pixels = evaluation_pixels(spec)
+    return lambda photo: normalised(torch.from_numpy(pixels(photo)), spec)
 
 
 def centre_box(size: tuple[int, int], crop_fraction: float) -> Box:
@@ -119,11 +137,9 @@ def random_box(size: tuple[int, int], rng: random.Random, scale: tuple[float, fl
     return centre_box(size, 1.0)
 
 
-def _view(photo: Image.Image, box: Box, spec: TransformSpec) -> torch.Tensor:
-    pixels = photo.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box)
-    values = torch.from_numpy(numpy.array(pixels)).permute(2, 0, 1).to(torch.float32).div_(255)
-    return values.sub_(_per_channel(spec.mean)).div_(_per_channel(spec.std))
+def _crop(photo: Image.Image, box: Box, spec: TransformSpec) -> numpy.ndarray:
+    return numpy.array(photo.resize((spec.size, spec.size), _RESAMPLING[spec.interpolation], box=box))
 
 
-def _per_channel(values: tuple[float, float, float]) -> torch.Tensor:
-    return torch.tensor(values, dtype=torch.float32).view(3, 1, 1)
+def _per_channel(values: tuple[float, float, float], like: torch.Tensor) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=like.device).view(3, 1, 1)
