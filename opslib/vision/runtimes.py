@@ -19,7 +19,6 @@ from torch import nn
 
 from opslib.vision.backbones import Backbone
 from opslib.vision.folding import fold_batch_norm
-from opslib.vision.threads import single_threaded_torch
 from opslib.vision.transforms import TransformSpec, normalised
 
 # On a CPU the activations of a larger batch no longer fit the heap that malloc reuses: with 32 photos half of the time
@@ -59,12 +58,11 @@ def build_runtime(backbone: Backbone, device: torch.device, workers: int) -> Run
         device: Where to compute.
         workers: The number of photos that are computed at once on a CPU, each by one core.
     """
-    torch_runtime = _torch_runtime(backbone, device)
     if device.type == "cpu" and importlib.util.find_spec("openvino") and importlib.util.find_spec("onnx"):
         candidate = _openvino_runtime(backbone, workers)
-        if candidate is not None and _agree(torch_runtime, candidate, backbone.transform.size):
+        if candidate is not None and _agrees(candidate, backbone):
             return candidate
-    return torch_runtime
+    return _torch_runtime(backbone, device)
 
 
 def _torch_runtime(backbone: Backbone, device: torch.device) -> Runtime:
@@ -137,9 +135,11 @@ def _from_pixels(model: Any, view: TransformSpec) -> Any:
     return steps.build()
 
 
-def _agree(reference: Runtime, candidate: Runtime, size: int) -> bool:
+def _agrees(candidate: Runtime, backbone: Backbone) -> bool:
+    """Tell whether a runtime computes what the backbone itself does, on noise."""
+    size = backbone.transform.size
     noise = numpy.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=numpy.uint8)
-    with single_threaded_torch():
-        expected = reference.compute(noise)
+    with torch.inference_mode():
+        expected = backbone.module(normalised(torch.from_numpy(noise), backbone.transform))
     difference = (candidate.compute(noise) - expected).abs().max()
     return difference.item() <= _TOLERANCE * expected.abs().max().item()
