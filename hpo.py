@@ -42,6 +42,7 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--patience", type=int, default=spec.patience, help="epochs without a lower valid_loss (default %(default)s)")
     add("--views", type=int, default=spec.views, help="views of each training photo (default %(default)s)")
     add("--seed", type=int, default=spec.seed, help="of the head, the order and the views (default %(default)s)")
+    add("--unfreeze", type=int, default=spec.unfreeze, help="last stages to fine-tune (default %(default)s: frozen)")
     add("--backbone", default=spec.backbone, help="a torchvision or timm model (default %(default)s)")
     add("--weights", type=Path, help="state-dict file of the backbone, in place of a download")
     add("--num_workers", type=int, default=0, help="decoding threads; 0: one for every core (default %(default)s)")

@@ -25,9 +25,24 @@ CHANNEL = "training"
 """Name of the one input channel; it holds train/, valid/ and test/ (SM_CHANNEL_TRAINING in the container)."""
 
 
+DISTRIBUTIONS = ("FullyReplicated", "ShardedByS3Key")
+"""How SageMaker gives a channel's objects to several hosts: all to each, or each to one."""
+
+STRATEGIES = ("Bayesian", "Random", "Hyperband", "Grid")
+"""How a tuning job chooses its trials."""
+
+
 def _require(condition: bool, message: str, hint: str = "") -> None:
     if not condition:
         raise ConfigurationError(message, hint=hint)
+
+
+def _require_sagemaker_type(instance_type: str) -> None:
+    _require(
+        instance_type.startswith("ml."),
+        f"instance_type is {instance_type!r}",
+        "SageMaker instance types begin with 'ml.', e.g. ml.m5.xlarge",
+    )
 
 
 @dataclass(frozen=True)
@@ -35,7 +50,9 @@ class TrainingSpec:
     """How the head is trained; each field is the hyperparameter of the same name in `hpo.py`.
 
     `learning_rate` is Adam's; `patience` is the number of epochs without a better validation loss after which
-    training stops; `views` is the number of views of each training photo (1: the centre view only).
+    training stops; `views` is the number of views of each training photo: 1 is its centre, every further one a random
+    crop, which helps where classes have few photos (8 a breed) and not where they have hundreds; `unfreeze` is the
+    number of the backbone's last stages that are fine-tuned with the head.
     """
 
     backbone: str = "resnet50"
@@ -43,8 +60,9 @@ class TrainingSpec:
     batch_size: int = 32
     learning_rate: float = 5e-4
     patience: int = 5
-    views: int = 2
+    views: int = 1
     seed: int = 0
+    unfreeze: int = 0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot train."""
@@ -59,6 +77,7 @@ class TrainingSpec:
         _require(0 < self.learning_rate < float("inf"), f"learning_rate is {self.learning_rate}; it must be positive")
         _require(self.patience >= 1, f"patience is {self.patience}; it must be at least 1 epoch")
         _require(self.views >= 1, f"views is {self.views}; it must be at least 1 per photo")
+        _require(self.unfreeze >= 0, f"unfreeze is {self.unfreeze}; it must be 0 (frozen) or a number of stages")
         _require(0 <= self.seed < 2**32, f"seed is {self.seed}; it must be from 0 to 2**32 - 1")
 
     def hyperparameters(self) -> dict[str, str]:
@@ -68,27 +87,119 @@ class TrainingSpec:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """The machines of a training job: type, count, disk in GiB and the longest run in seconds."""
+    """The machines of a training job.
+
+    `instance_count` instances train one model together; each gets all photos (`FullyReplicated`) or its part of them
+    (`ShardedByS3Key`). `spot` asks for managed spot capacity, which costs less and may be interrupted: the job then
+    waits and goes on from its checkpoint, `max_wait_seconds` in all (None: twice `max_run_seconds`).
+    """
 
     instance_type: str = "ml.m5.xlarge"
     instance_count: int = 1
     volume_gib: int = 30
     max_run_seconds: int = 3600
+    spot: bool = False
+    max_wait_seconds: int | None = None
+    distribution: str = "FullyReplicated"
 
     def __post_init__(self) -> None:
         """Refuse what CreateTrainingJob would refuse, before anything is created."""
-        _require(
-            self.instance_type.startswith("ml."),
-            f"instance_type is {self.instance_type!r}",
-            "SageMaker instance types begin with 'ml.', e.g. ml.m5.xlarge",
-        )
-        _require(
-            self.instance_count == 1,
-            f"instance_count is {self.instance_count}; hpo.py trains on one instance",
-            "without a distributed launcher every instance would train the same model and send its own bill",
-        )
+        _require_sagemaker_type(self.instance_type)
+        _require(self.instance_count >= 1, f"instance_count is {self.instance_count}; it must be at least 1")
         _require(self.volume_gib >= 1, f"volume_gib is {self.volume_gib}; it must be at least 1")
         _require(self.max_run_seconds >= 1, f"max_run_seconds is {self.max_run_seconds}; it must be at least 1")
+        _require(
+            self.max_wait_seconds is None or (self.spot and self.max_wait_seconds >= self.max_run_seconds),
+            f"max_wait_seconds is {self.max_wait_seconds}",
+            "only a spot job waits, and at least max_run_seconds: the wait includes the run",
+        )
+        _require(
+            self.distribution in DISTRIBUTIONS,
+            f"distribution is {self.distribution!r}",
+            f"it is one of {', '.join(DISTRIBUTIONS)}",
+        )
+
+    @property
+    def longest_wait_seconds(self) -> int:
+        """MaxWaitTimeInSeconds of a spot job: its runs and the waiting between them."""
+        return self.max_wait_seconds or 2 * self.max_run_seconds
+
+
+@dataclass(frozen=True)
+class TuningSpec:
+    """What a tuning job searches, and for how long: the lowest validation loss per photo, never the test split.
+
+    `learning_rate` is a range that is searched by its logarithm, `batch_size` a choice. `Grid` tries every combination
+    of choices, so it needs the learning rates as `learning_rate_choices`. With `early_stopping`, SageMaker ends
+    trials that are worse than the median of the others. `warm_start_from` names former tuning jobs to learn from.
+    """
+
+    strategy: str = "Bayesian"
+    max_jobs: int = 12
+    max_parallel_jobs: int = 2
+    learning_rate: tuple[float, float] = (1e-4, 1e-2)
+    learning_rate_choices: tuple[float, ...] = ()
+    batch_size: tuple[int, ...] = (16, 32, 64, 128)
+    early_stopping: bool = True
+    seed: int = 0
+    warm_start_from: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what CreateHyperParameterTuningJob would refuse, and searches that cannot find anything."""
+        _require(
+            self.strategy in STRATEGIES,
+            f"strategy is {self.strategy!r}",
+            f"it is one of {', '.join(STRATEGIES)}",
+        )
+        _require(self.max_jobs >= 1, f"max_jobs is {self.max_jobs}; it must be at least 1")
+        _require(
+            1 <= self.max_parallel_jobs <= self.max_jobs,
+            f"max_parallel_jobs is {self.max_parallel_jobs}; it must be from 1 to max_jobs ({self.max_jobs})",
+        )
+        low, high = self.learning_rate
+        _require(0 < low < high < float("inf"), f"learning_rate is {self.learning_rate}; 0 < low < high is needed")
+        _require(
+            len(self.batch_size) > 0 and min(self.batch_size) >= 1,
+            f"batch_size is {self.batch_size}; name at least one size, from 1",
+        )
+        _require(
+            all(0 < rate < float("inf") for rate in self.learning_rate_choices),
+            f"learning_rate_choices is {self.learning_rate_choices}; each must be positive",
+        )
+        _require(
+            (self.strategy == "Grid") == bool(self.learning_rate_choices),
+            f"strategy {self.strategy} with learning_rate_choices {self.learning_rate_choices}",
+            "Grid needs learning_rate_choices=(1e-4, 3e-4, ...), the other strategies search the range learning_rate",
+        )
+        combinations = len(self.learning_rate_choices) * len(self.batch_size)
+        _require(
+            self.strategy != "Grid" or self.max_jobs == combinations,
+            f"max_jobs is {self.max_jobs}, but the grid has {combinations} combinations",
+            f"set max_jobs={combinations}: SageMaker tries each once",
+        )
+        _require(len(self.warm_start_from) <= 5, "warm_start_from names more than 5 tuning jobs, SageMaker's limit")
+        _require(0 <= self.seed < 2**31, f"seed is {self.seed}; SageMaker takes 0 to 2**31 - 1")
+
+
+@dataclass(frozen=True)
+class InstanceSpec:
+    """An EC2 box that trains and then ends itself: type, disk in GiB, longest life in minutes, spot or on demand."""
+
+    instance_type: str = "m5.xlarge"
+    volume_gib: int = 40
+    max_minutes: int = 60
+    spot: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what RunInstances would refuse, before anything is created."""
+        _require(
+            re.fullmatch(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", self.instance_type) is not None
+            and not self.instance_type.startswith("ml."),
+            f"instance_type is {self.instance_type!r}",
+            "EC2's types have no 'ml.' in front, e.g. m5.xlarge",
+        )
+        _require(8 <= self.volume_gib <= 16384, f"volume_gib is {self.volume_gib}; it must be from 8 to 16384")
+        _require(1 <= self.max_minutes <= 1440, f"max_minutes is {self.max_minutes}; it must be from 1 to 1440 (a day)")
 
 
 @dataclass(frozen=True)
@@ -104,11 +215,7 @@ class EndpointSpec:
 
     def __post_init__(self) -> None:
         """Refuse what CreateEndpointConfig would refuse, before anything is created."""
-        _require(
-            self.instance_type.startswith("ml."),
-            f"instance_type is {self.instance_type!r}",
-            "SageMaker instance types begin with 'ml.', e.g. ml.m5.large",
-        )
+        _require_sagemaker_type(self.instance_type)
         _require(self.instance_count >= 1, f"instance_count is {self.instance_count}; it must be at least 1")
 
 

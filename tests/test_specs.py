@@ -3,7 +3,7 @@
 import pytest
 
 from opslib.errors import ConfigurationError
-from opslib.specs import EndpointSpec, FunctionSpec, JobSpec, TrainingSpec
+from opslib.specs import EndpointSpec, FunctionSpec, InstanceSpec, JobSpec, TrainingSpec, TuningSpec
 
 
 @pytest.mark.parametrize(
@@ -20,9 +20,27 @@ from opslib.specs import EndpointSpec, FunctionSpec, JobSpec, TrainingSpec
         (TrainingSpec, "views", 0),
         (TrainingSpec, "seed", -1),
         (JobSpec, "instance_type", "m5.xlarge"),
-        (JobSpec, "instance_count", 5),
+        (TrainingSpec, "unfreeze", -1),
+        (JobSpec, "instance_count", 0),
         (JobSpec, "volume_gib", 0),
         (JobSpec, "max_run_seconds", 0),
+        (JobSpec, "max_wait_seconds", 7200),
+        (JobSpec, "distribution", "Sharded"),
+        (TuningSpec, "strategy", "random"),
+        (TuningSpec, "strategy", "Grid"),
+        (TuningSpec, "max_jobs", 0),
+        (TuningSpec, "max_parallel_jobs", 13),
+        (TuningSpec, "learning_rate", (0.0, 0.1)),
+        (TuningSpec, "learning_rate", (0.1, 0.01)),
+        (TuningSpec, "learning_rate_choices", (0.1,)),
+        (TuningSpec, "batch_size", ()),
+        (TuningSpec, "batch_size", (0, 16)),
+        (TuningSpec, "warm_start_from", tuple("abcdef")),
+        (TuningSpec, "seed", 2**31),
+        (InstanceSpec, "instance_type", "ml.m5.xlarge"),
+        (InstanceSpec, "instance_type", "m5"),
+        (InstanceSpec, "volume_gib", 4),
+        (InstanceSpec, "max_minutes", 0),
         (EndpointSpec, "instance_type", "m5.large"),
         (EndpointSpec, "instance_count", 0),
         (FunctionSpec, "timeout_seconds", 901),
@@ -33,6 +51,20 @@ from opslib.specs import EndpointSpec, FunctionSpec, JobSpec, TrainingSpec
 def test_what_could_not_work_is_refused_and_named(kind, field, value) -> None:
     with pytest.raises(ConfigurationError, match=field):
         kind(**{field: value})
+
+
+def test_spot_job_waits_at_least_as_long_as_it_runs() -> None:
+    assert JobSpec(spot=True, max_run_seconds=600).longest_wait_seconds == 1200
+    assert JobSpec(spot=True, max_run_seconds=600, max_wait_seconds=600).longest_wait_seconds == 600
+    with pytest.raises(ConfigurationError, match="max_wait_seconds is 599"):
+        JobSpec(spot=True, max_run_seconds=600, max_wait_seconds=599)
+
+
+def test_grid_has_as_many_jobs_as_combinations() -> None:
+    rates = (1e-4, 1e-3)
+    assert TuningSpec("Grid", max_jobs=4, learning_rate_choices=rates, batch_size=(16, 32)).max_jobs == 4
+    with pytest.raises(ConfigurationError, match="4 combinations"):
+        TuningSpec("Grid", max_jobs=5, learning_rate_choices=rates, batch_size=(16, 32))
 
 
 def test_hyperparameters_are_strings_in_the_order_of_their_names() -> None:
