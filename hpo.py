@@ -2,6 +2,7 @@
 
     python hpo.py --data photos/sample-0 --model_dir TrainedModels/sample --backbone efficientnet_lite0
     python hpo.py --data photos --model_dir TrainedModels/dogs --learning_rate 0.0005 --batch_size 64 --epochs 30
+    torchrun --nproc_per_node 2 hpo.py --data photos --model_dir TrainedModels/dogs
 
 In a training job the folders come from SageMaker's variables (SM_CHANNEL_TRAINING, SM_MODEL_DIR, SM_OUTPUT_DATA_DIR),
 and every hyperparameter arrives as `--name value`. It leaves, in the model folder, model.pth, model.json and code/ (all
@@ -13,13 +14,18 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from opslib.bundle import backbone_requirements, copy_bundle
 from opslib.errors import ConfigurationError, OpslibError
 from opslib.specs import TrainingSpec
+
+if TYPE_CHECKING:
+    from opslib.vision.training import TrainedModel
 
 FAILURE_FOLDER = "/opt/ml/output"
 """Where SageMaker looks for the file `failure`; its text becomes the job's FailureReason."""
@@ -45,7 +51,8 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--unfreeze", type=int, default=spec.unfreeze, help="last stages to fine-tune (default %(default)s: frozen)")
     add("--backbone", default=spec.backbone, help="a torchvision or timm model (default %(default)s)")
     add("--weights", type=Path, help="state-dict file of the backbone, in place of a download")
-    add("--num_workers", type=int, default=0, help="decoding threads; 0: one for every core (default %(default)s)")
+    add("--num_workers", type=int, default=0, help="cores to use; 0: all of them (default %(default)s)")
+    add("--checkpoint_dir", type=Path, help="folder of features and training state; a restarted job goes on from it")
     for name, variable, text in (
         ("--data", "SM_CHANNEL_TRAINING", "folder with train/, valid/ and test/, or with a folder for each class"),
         ("--model_dir", "SM_MODEL_DIR", "folder for the model"),
@@ -57,65 +64,78 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     return parser
 
 
-def run(arguments: argparse.Namespace) -> None:
-    """Train, test, and write everything that the job leaves behind.
+def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
+    """Train, test, and write everything that the job leaves behind; of several processes, rank 0 writes.
 
     Raises:
-        OpslibError: The photos, the backbone or an argument cannot be used.
+        OpslibError: The photos, the backbone or an argument cannot be used, or another process is gone.
     """
     spec = TrainingSpec(**{field.name: getattr(arguments, field.name) for field in fields(TrainingSpec)})
     # torch takes seconds to import: a wrong argument should not have to wait for it.
-    from opslib.vision.artifact import ModelDescription, save_artifact, write_json
     from opslib.vision.data import open_photos
-    from opslib.vision.training import train
+    from opslib.vision.distributed import joined_ranks
+    from opslib.vision.settings import cache_home
+    from opslib.vision.training import Surroundings, train
 
-    photos = open_photos(arguments.data, seed=spec.seed)
+    cache = (arguments.checkpoint_dir or cache_home(environment)) / "features"
     output_dir = arguments.output_dir or arguments.model_dir
-    output_dir.mkdir(parents=True, exist_ok=True)
-    with (output_dir / "metrics.jsonl").open("w", encoding="utf-8") as rows:
-        trained = train(
-            photos,
-            spec,
-            weights=arguments.weights,
-            workers=arguments.num_workers,
-            log=_print_line,
-            on_epoch=lambda metrics: print(json.dumps(asdict(metrics)), file=rows, flush=True),
-        )
+    with joined_ranks(environment, on_lost=partial(_fail, environment=environment)) as ranks:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        with (output_dir / "metrics.jsonl").open("w", encoding="utf-8") if ranks.is_writer else nullcontext() as rows:
+            around = Surroundings(
+                weights=arguments.weights,
+                workers=arguments.num_workers,
+                ranks=ranks,
+                cache=cache,
+                checkpoints=arguments.checkpoint_dir,
+                log=_print_line,
+                on_epoch=lambda metrics: print(json.dumps(asdict(metrics)), file=rows, flush=True),
+            )
+            trained = train(open_photos(arguments.data, seed=spec.seed), spec, around)
+        if ranks.is_writer:
+            write_results(trained, spec, arguments.model_dir, output_dir)
+
+
+def write_results(trained: "TrainedModel", spec: TrainingSpec, model_dir: Path, output_dir: Path) -> None:
+    """Write report.json, and a model folder that can be deployed as it is."""
+    from opslib.vision.artifact import ModelDescription, save_artifact, write_json
+
     report = {
         **trained.report,
         "backbone": spec.backbone,
-        "photos": photos.counts,
+        "photos": trained.photos.counts,
+        "metrics": trained.metrics,
         "best": asdict(trained.best),
         "epochs": len(trained.history),
         "seconds": trained.seconds,
+        "world_size": len(trained.ranks),
+        "ranks": trained.ranks,
     }
     write_json(output_dir / "report.json", report)
-    metrics = {name: value for name, value in report.items() if name.startswith("test_")}
     description = ModelDescription(
-        spec.backbone, photos.classes, trained.backbone.transform, {**asdict(trained.best), **metrics}, asdict(spec)
+        spec.backbone, trained.photos.classes, trained.backbone.transform, trained.metrics, asdict(spec)
     )
-    save_artifact(arguments.model_dir, trained.classifier, description)
+    save_artifact(model_dir, trained.classifier, description)
     # The model carries its own code, so that model.tar.gz can be deployed as the job left it.
     copy_bundle(
-        arguments.model_dir / "code",
+        model_dir / "code",
         scripts=("inference.py",),
         requirements=backbone_requirements(spec.backbone, pretrained=False),
     )
-    _print_line(f"model in {arguments.model_dir}, metrics in {output_dir}")
+    _print_line(f"model in {model_dir}, metrics in {output_dir}")
 
 
-def refuse_several_hosts(environment: Mapping[str, str]) -> None:
-    """Refuse to run as one of several processes: each would train the same model and overwrite the other's.
+def refuse_unlaunched_hosts(environment: Mapping[str, str]) -> None:
+    """Refuse to run on one of several hosts that nobody told of each other.
 
     Raises:
-        ConfigurationError: SM_HOSTS names several hosts, or a launcher set WORLD_SIZE above 1.
+        ConfigurationError: SM_HOSTS names several hosts, and no launcher set WORLD_SIZE.
     """
     hosts = json.loads(environment.get("SM_HOSTS", "[]"))
-    processes = max(len(hosts), int(environment.get("WORLD_SIZE", "1")))
-    if processes > 1:
+    if len(hosts) > 1 and "WORLD_SIZE" not in environment:
         raise ConfigurationError(
-            f"hpo.py runs as one of {processes} processes, but trains on one instance",
-            hint="every instance would train the same model and send its own bill; set instance_count to 1",
+            f"hpo.py runs on one of {len(hosts)} hosts, but no launcher has joined them",
+            hint="each would train the same model and send its own bill: use Torchrun, or set instance_count to 1",
         )
 
 
@@ -127,21 +147,31 @@ def write_failure(message: str, environment: Mapping[str, str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run with command-line arguments and return the exit code: 0, or 1 with the reason on stderr and in `failure`."""
+    """Run with command-line arguments and return the exit code.
+
+    0; 1 with the reason on stderr and in `failure`; 143 after SIGTERM, when what was done is saved.
+    """
     # The threads that decode photos share the cores with OpenMP's, which otherwise spin while they wait:
     # 58 photos/s became 81 on two cores. It must be set before torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
-        refuse_several_hosts(os.environ)
-        run(build_parser(os.environ).parse_args(argv))
+        refuse_unlaunched_hosts(os.environ)
+        run(build_parser(os.environ).parse_args(argv), os.environ)
     except OpslibError as error:
-        write_failure(str(error), os.environ)
-        print(f"error: {error}", file=sys.stderr)
+        _fail(str(error), environment=os.environ)
         return 1
     except Exception as error:
+        if type(error).__name__ == "Interrupted":  # its module needs torch, which may not have been imported yet
+            _print_line("interrupted: what was done is saved, and the same command goes on from there")
+            return 143
         write_failure(f"{type(error).__name__}: {error}", os.environ)
         raise
     return 0
+
+
+def _fail(message: str, *, environment: Mapping[str, str]) -> None:
+    write_failure(message, environment)
+    print(f"error: {message}", file=sys.stderr, flush=True)
 
 
 def _print_line(line: str) -> None:

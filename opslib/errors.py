@@ -4,7 +4,9 @@ OpslibError                what happened, and a hint that says what to do
 ├── ConfigurationError     a parameter, specification or OPSLIB_* variable is wrong
 ├── PhotosError            the photos cannot be used as they are
 │   └── DownloadError      an archive could not be fetched whole
+├── HostLost               a process that trains together with this one ended or fell silent
 ├── ArtifactError          model.pth / model.json is missing, damaged or not ours
+├── ModelRefused           a finished model failed the gate before deployment
 ├── AwsError               AWS refused or failed; carries the service's own words
 │   ├── TrainingFailed     a training job ended as Failed or Stopped
 │   ├── EndpointFailed     an endpoint did not come into service
@@ -40,6 +42,14 @@ class PhotosError(OpslibError):
 
 class DownloadError(PhotosError):
     """An archive could not be fetched whole, or is not the file that was promised."""
+
+
+class HostLost(OpslibError):
+    """A process that trains together with this one ended or fell silent."""
+
+
+class ModelRefused(OpslibError):
+    """A finished model failed the gate before deployment; the message names the evidence."""
 
 
 class ArtifactError(OpslibError):

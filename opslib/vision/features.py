@@ -149,7 +149,7 @@ class FeatureExtractor:
         runtime = self.runtime
 
         def compute(batch: Sequence[int]) -> dict[int, torch.Tensor]:
-            pixels = numpy.stack([view.pixels(self._decode(photos[position]), photos[position]) for position in batch])
+            pixels = numpy.stack([view.pixels(self.decode(photos[position]), photos[position]) for position in batch])
             return dict(zip(batch, runtime.compute(pixels), strict=True))
 
         size = runtime.batch_size
@@ -161,7 +161,12 @@ class FeatureExtractor:
             if keys:
                 self._shelf.put(keys[position], row.numpy())
 
-    def _decode(self, photo: Photo) -> Image.Image:
+    def decode(self, photo: Photo) -> Image.Image:
+        """Return a photo as the backbone's views are cut from it: upright, RGB, shrunk no further than they allow.
+
+        Raises:
+            PhotosError: It cannot be decoded; the message names it.
+        """
         try:
             return decode_photo(_read(photo), shortest_side=self.backbone.transform.decoded_side)
         except PhotoDecodingError as error:

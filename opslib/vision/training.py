@@ -1,25 +1,31 @@
-"""Training of the head on the features of the frozen backbone, chosen by the validation photos alone."""
+"""Training of a classifier: features once, then the head, then (if asked) the backbone's last stages."""
 
-import copy
-import math
+import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
-from opslib.errors import ConfigurationError, PhotosError
+from opslib.errors import HostLost, PhotosError
 from opslib.specs import TrainingSpec
 from opslib.vision.backbones import Backbone, build_backbone
+from opslib.vision.checkpoints import Interruption, awaited_interruption, open_checkpoint, training_identity
 from opslib.vision.data import SPLITS, Photos
-from opslib.vision.evaluation import evaluate, mean_loss_and_accuracy
+from opslib.vision.distributed import Ranks
+from opslib.vision.evaluation import chance, evaluate, summarise
+from opslib.vision.feature_cache import FeatureCache, backbone_digest
 from opslib.vision.features import FeatureExtractor, Features
+from opslib.vision.finetuning import FineTuning
+from opslib.vision.fitting import Course, EpochMetrics, best_epoch, fit
 from opslib.vision.model import Classifier, build_head
+from opslib.vision.sharing import Share, share_photos
 from opslib.vision.threads import single_threaded_torch
+
+__all__ = ["EpochMetrics", "HeadTraining", "Surroundings", "TrainedModel", "train", "weights_sha256"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -29,31 +35,26 @@ def _silent(_: object) -> None:
 
 
 @dataclass(frozen=True)
-class EpochMetrics:
-    """One row of `metrics.jsonl`: means per photo, losses in nats; `seconds` since the training of the head began."""
+class Surroundings:
+    """Where a training runs, which changes nothing of what it trains.
 
-    epoch: int
-    train_loss: float
-    train_accuracy: float
-    valid_loss: float
-    valid_accuracy: float
-    seconds: float
+    Attributes:
+        weights: A local state-dict file for the backbone, in place of a download.
+        workers: Cores to use; 0 takes all that are this process's.
+        ranks: The processes that train together.
+        cache: Folder of features by content; None keeps none.
+        checkpoints: Folder of the training's state, from which a restarted one goes on; None keeps none.
+        log: Receives progress lines; on rank 0 one for each epoch in the form of `specs.METRIC_REGEXES`.
+        on_epoch: Receives the metrics of each epoch as soon as it is over.
+    """
 
-    def line(self, epochs: int) -> str:
-        """Return the line to print, in the form that `specs.METRIC_REGEXES` read."""
-        return (
-            f"epoch {self.epoch}/{epochs} train_loss={self.train_loss:.6f} train_accuracy={self.train_accuracy:.4f} "
-            f"valid_loss={self.valid_loss:.6f} valid_accuracy={self.valid_accuracy:.4f} seconds={self.seconds:.2f}"
-        )
-
-
-@dataclass(frozen=True)
-class TrainedHead:
-    """The head as it was after the best epoch, and the metrics of all epochs."""
-
-    head: nn.Module
-    history: tuple[EpochMetrics, ...]
-    best: EpochMetrics
+    weights: Path | None = None
+    workers: int = 0
+    ranks: Ranks = field(default_factory=Ranks)
+    cache: Path | None = None
+    checkpoints: Path | None = None
+    log: Callable[[str], None] = _silent
+    on_epoch: Callable[[EpochMetrics], None] = _silent
 
 
 @dataclass(frozen=True)
@@ -61,146 +62,236 @@ class TrainedModel:
     """A trained classifier, and how it came about.
 
     Attributes:
-        classifier: In evaluation mode, on the CPU.
+        classifier: In evaluation mode, on the CPU; the same on every rank.
         backbone: What it stands on; its `transform` is what inference must apply.
+        photos: The photos of all ranks.
         history: Metrics of every epoch.
         best: Metrics of the epoch whose weights were kept: the one with the lowest validation loss.
+        metrics: What `model.json` says of the model: `best`, `evaluation.summarise` of validation and test photos,
+            and what guessing reaches.
         report: `evaluation.evaluate` on the test photos; empty if there are none.
+        ranks: A row for each process: its host, its photos, and the checksum of its weights.
         seconds: Time spent on `features` and on the `head`.
     """
 
     classifier: Classifier
     backbone: Backbone
+    photos: Photos
     history: tuple[EpochMetrics, ...]
     best: EpochMetrics
+    metrics: dict[str, Any]
     report: dict[str, Any]
+    ranks: list[dict[str, Any]]
     seconds: dict[str, float]
 
 
-def train(
-    photos: Photos,
-    spec: TrainingSpec,
-    *,
-    weights: Path | None = None,
-    workers: int = 0,
-    log: Callable[[str], None] = _silent,
-    on_epoch: Callable[[EpochMetrics], None] = _silent,
-) -> TrainedModel:
-    """Train a head on a frozen backbone and test it; the test photos are looked at once, after everything is decided.
+def train(photos: Photos, spec: TrainingSpec, around: Surroundings = Surroundings()) -> TrainedModel:
+    """Train and test a classifier; the test photos are looked at once, after everything is decided.
 
-    The same photos, specification and machine give the same weights. A CUDA device is used if there is one.
+    The same photos, specification and machine give the same weights, and any number of processes gives the same as
+    one, but for rounding. A CUDA device is used if there is one.
 
     Args:
-        photos: Training, validation and test photos.
+        photos: Training, validation and test photos; of several processes, each may have its own part.
         spec: How to train.
-        weights: A local state-dict file for the backbone, in place of a download.
-        workers: Decoding threads; 0 takes one for every core.
-        log: Receives progress lines, among them one for each epoch in the form of `specs.METRIC_REGEXES`.
-        on_epoch: Receives the metrics of each epoch as soon as it is over.
+        around: Where it runs.
 
     Raises:
         PhotosError: There is nothing to train on or to choose by, or a photo cannot be decoded.
         ConfigurationError: The backbone is unknown or cannot be loaded, or the training diverged.
+        HostLost: Another process is gone.
+        checkpoints.Interrupted: SIGTERM came; what was done is saved.
     """
-    _check(photos)
-    started = time.perf_counter()
-    backbone = build_backbone(spec.backbone, weights=weights)
-    extractor = FeatureExtractor(backbone, torch.device("cuda" if torch.cuda.is_available() else "cpu"), workers)
-    log(f"{spec.backbone}: {backbone.features} features on {extractor.device}; {photos}")
-    train_views, valid, test = _extract(extractor, photos, spec, log)
-    features_seconds = time.perf_counter() - started
+    with awaited_interruption() as interruption:
+        return _Training(photos, spec, around, interruption).run()
 
-    def report_epoch(metrics: EpochMetrics) -> None:
-        log(metrics.line(spec.epochs))
-        on_epoch(metrics)
 
-    with single_threaded_torch():
-        trained = train_head(train_views, valid, len(photos.classes), spec, report_epoch)
-    # Tuning takes the last value that it finds in the log: it must be the artifact's, not that of the last epoch.
-    best = trained.best
-    log(f"best_epoch={best.epoch} valid_loss={best.valid_loss:.6f} valid_accuracy={best.valid_accuracy:.4f}")
-    report = evaluate(trained.head, test, photos.classes, [p.key for p in photos.files["test"]]) if len(test) else {}
-    if report:
-        log(
+class _Training:
+    """One training, step by step."""
+
+    def __init__(self, photos: Photos, spec: TrainingSpec, around: Surroundings, interruption: Interruption) -> None:
+        self.started = time.perf_counter()
+        self.spec, self.around, self.interruption = spec, around, interruption
+        self.ranks = around.ranks
+        self.share: Share = share_photos(photos, self.ranks)
+        _check(self.share.photos)
+        self.backbone = build_backbone(spec.backbone, weights=around.weights)
+        self.extractor = FeatureExtractor(
+            self.backbone,
+            torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+            around.workers or self.ranks.cores,
+            FeatureCache(around.cache) if around.cache else None,
+        )
+
+    def run(self) -> TrainedModel:
+        photos, log = self.share.photos, self.around.log
+        log(f"{self.spec.backbone}: {self.backbone.features} features on {self.extractor.device}; {photos}")
+        features = self._features()
+        features_seconds = time.perf_counter() - self.started
+        classifier, history, score = self._fitted(features)
+        best = best_epoch(history)
+        # Tuning takes the last value that it finds in the log: it must be the artifact's, not that of the last epoch.
+        self._log_first(
+            f"best_epoch={best.epoch} valid_loss={best.valid_loss:.6f} valid_accuracy={best.valid_accuracy:.4f}"
+        )
+        report, metrics = self._report(best, score)
+        seconds = {"features": features_seconds, "head": time.perf_counter() - self.started - features_seconds}
+        return TrainedModel(
+            classifier.eval().cpu(),
+            self.backbone,
+            photos,
+            history,
+            best,
+            metrics,
+            report,
+            self._rows(classifier),
+            seconds,
+        )
+
+    def _features(self) -> dict[str, Features]:
+        """Return the features of this rank's photos: all views of the training photos, centre views of the others."""
+        own = {split: self.share.own(split) for split in SPLITS}
+        views = self.spec.views
+        progress = _Progress(
+            self.around.log, sum(map(len, own.values())) + (views - 1) * len(own["train"]), self.interruption
+        )
+        rounds = [self.extractor.centre_views(own["train"], progress)]
+        for view in range(1, views):
+            rounds.append(self.extractor.random_views(own["train"], f"{self.spec.seed}/{view}", progress))
+        train = Features(torch.cat([view.values for view in rounds]), torch.cat([view.labels for view in rounds]))
+        others = {split: self.extractor.centre_views(own[split], progress) for split in ("valid", "test")}
+        return {"train": train, **others}
+
+    def _fitted(
+        self, features: dict[str, Features]
+    ) -> tuple[Classifier, tuple[EpochMetrics, ...], Callable[[str], torch.Tensor]]:
+        """Return the trained classifier, its history, and the function that scores this rank's photos of a split."""
+        share, spec = self.share, self.spec
+        rows = _global_rows(share.positions["train"], len(share.photos.files["train"]), spec.views)
+        problem = HeadTraining(features, rows, share, spec)
+        with single_threaded_torch():
+            history = fit(problem, spec, self._course(""))
+        classifier = Classifier(self.backbone.module, problem.module.eval())
+
+        @torch.inference_mode()
+        def score(split: str) -> torch.Tensor:
+            return problem.module(features[split].values)
+
+        if not spec.unfreeze:
+            return classifier, history, score
+        self._log_first(
+            f"fine-tuning the last {spec.unfreeze} stages, from valid_loss={best_epoch(history).valid_loss:.6f}"
+        )
+        tuning = FineTuning(classifier, self.backbone, share, spec, self.extractor)
+        return classifier, fit(tuning, spec, self._course("-unfrozen")), tuning.scores
+
+    def _course(self, suffix: str) -> Course:
+        """Return how a fit runs: its own checkpoint, and rank 0 as the one that tells."""
+        decisive = (asdict(self.spec), self.share.photos.classes, self.share.sizes)
+        identity = training_identity(*decisive, backbone_digest(self.backbone, "")) + suffix
+        checkpoint = open_checkpoint(self.around.checkpoints, identity, self.around.log)
+        return Course(self.ranks, checkpoint, self.interruption, self._tell)
+
+    def _tell(self, metrics: EpochMetrics) -> None:
+        if self.ranks.is_writer:
+            self.around.log(metrics.line(self.spec.epochs))
+            self.around.on_epoch(metrics)
+
+    def _log_first(self, line: str) -> None:
+        if self.ranks.is_writer:
+            self.around.log(line)
+
+    def _report(
+        self, best: EpochMetrics, score: Callable[[str], torch.Tensor]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the report on the test photos and the metrics of the model, the same on every rank."""
+        photos = self.share.photos
+        valid, test = (self._gathered(split, score(split)) for split in ("valid", "test"))
+        labels = {split: torch.tensor([photo.label for photo in photos.files[split]]) for split in ("valid", "test")}
+        metrics = {**summarise(valid, labels["valid"], "valid"), **chance(len(photos.classes)), **asdict(best)}
+        if not len(test):
+            return {}, metrics
+        report = evaluate(test, labels["test"], photos.classes, [photo.key for photo in photos.files["test"]])
+        self._log_first(
             f"test_accuracy={report['test_accuracy']:.4f} test_top5={report['test_top5']:.4f} "
             f"chance_accuracy={report['chance_accuracy']:.4f}"
         )
-    seconds = {"features": features_seconds, "head": time.perf_counter() - started - features_seconds}
-    classifier = Classifier(backbone.module, trained.head).eval().cpu()
-    return TrainedModel(classifier, backbone, trained.history, best, report, seconds)
+        return report, {**metrics, **{name: value for name, value in report.items() if name.startswith("test_")}}
+
+    def _gathered(self, split: str, scores: torch.Tensor) -> torch.Tensor:
+        """Return the scores of all ranks in the order of the photos; each photo must have been scored once."""
+        parts = self.ranks.gather((self.share.positions[split], scores.cpu()))
+        positions = [position for part, _ in parts for position in part]
+        if sorted(positions) != list(range(len(self.share.photos.files[split]))):
+            raise HostLost(f"{len(positions)} scores of {split} photos came together; each photo needs one")
+        return torch.cat([part for _, part in parts])[torch.tensor(positions, dtype=torch.int64).argsort()]
+
+    def _rows(self, classifier: Classifier) -> list[dict[str, Any]]:
+        """Return a row for each rank; all must have ended with the same weights."""
+        own = {f"{split}_photos": len(self.share.positions[split]) for split in SPLITS}
+        row = {"rank": self.ranks.rank, "host": self.ranks.host, **own, "weights_sha256": weights_sha256(classifier)}
+        self.around.log(" ".join(f"{name}={value}" for name, value in row.items()))
+        rows = self.ranks.gather(row)
+        if len({row["weights_sha256"] for row in rows}) > 1:
+            raise HostLost(
+                f"the {len(rows)} processes ended with different weights", hint="this is a bug; please report"
+            )
+        return rows
 
 
-def train_head(
-    train_views: Features,
-    valid: Features,
-    classes: int,
-    spec: TrainingSpec,
-    on_epoch: Callable[[EpochMetrics], None] = _silent,
-) -> TrainedHead:
-    """Train the head with Adam, keep the weights of the lowest validation loss, and stop when it stays above it.
+class HeadTraining:
+    """The head on features that were computed once; the `Problem` of `fit`."""
 
-    Raises:
-        ConfigurationError: The loss is not a number.
-    """
-    with torch.random.fork_rng():
-        torch.manual_seed(spec.seed)
-        head = build_head(train_views.values.shape[1], classes)
-    shuffling = torch.Generator().manual_seed(spec.seed)
-    optimizer = torch.optim.Adam(head.parameters(), lr=spec.learning_rate)
-    started, history, best, best_weights = time.perf_counter(), [], None, {}
-    for epoch in range(1, spec.epochs + 1):
-        train_loss, train_accuracy = _train_epoch(head, optimizer, train_views, spec.batch_size, shuffling)
-        valid_loss, valid_accuracy = mean_loss_and_accuracy(head, valid)
-        seconds = time.perf_counter() - started
-        history.append(EpochMetrics(epoch, train_loss, train_accuracy, valid_loss, valid_accuracy, seconds))
-        on_epoch(history[-1])
-        _check_finite(history[-1], spec)
-        if best is None or valid_loss < best.valid_loss:
-            best, best_weights = history[-1], copy.deepcopy(head.state_dict())
-        elif epoch - best.epoch >= spec.patience:
-            break
-    head.load_state_dict(best_weights)
-    return TrainedHead(head.eval(), tuple(history), best)
+    def __init__(self, features: dict[str, Features], rows: torch.Tensor, share: Share, spec: TrainingSpec) -> None:
+        """Build the head; `rows` are the positions of this rank's training rows among those of all ranks."""
+        files = share.photos.files
+        self.size, self.validation_size = len(files["train"]) * spec.views, len(files["valid"])
+        self.module = _seeded_head(features["train"].values.shape[1], len(share.photos.classes), spec.seed)
+        self.groups = [{"params": list(self.module.parameters()), "lr": spec.learning_rate}]
+        self._train, self._valid = features["train"], features["valid"]
+        self._own = torch.full((self.size,), -1)
+        self._own[rows] = torch.arange(len(rows))
+
+    def train_scores(self, _: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scores and labels of this rank's rows; every epoch sees the same."""
+        own = self._own[rows]
+        own = own[own >= 0]
+        return self.module(self._train.values[own]), self._train.labels[own]
+
+    def validation_scores(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scores and labels of this rank's validation photos."""
+        return self.module(self._valid.values), self._valid.labels
 
 
-def _train_epoch(
-    head: nn.Module, optimizer: torch.optim.Optimizer, features: Features, batch_size: int, shuffling: torch.Generator
-) -> tuple[float, float]:
-    """Return the mean loss and accuracy per view, as they were when each batch was seen."""
-    loss_sum, hits = 0.0, 0
-    for rows in torch.randperm(len(features), generator=shuffling).split(batch_size):
-        values, labels = features.values[rows], features.labels[rows]
-        scores = head(values)
-        loss = functional.cross_entropy(scores, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.item() * len(rows)
-        hits += (scores.argmax(dim=1) == labels).sum().item()
-    return loss_sum / len(features), hits / len(features)
+def weights_sha256(module: nn.Module) -> str:
+    """Return a checksum of all weights: equal for equal models, in hex."""
+    digest = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
-def _extract(
-    extractor: FeatureExtractor, photos: Photos, spec: TrainingSpec, log: Callable[[str], None]
-) -> tuple[Features, Features, Features]:
-    """Return the features of all views of the training photos, and of the centre views of the other splits."""
-    progress = _ProgressLines(log, len(photos) + (spec.views - 1) * len(photos.files["train"]))
-    train_photos, valid_photos, test_photos = (photos.files[split] for split in SPLITS)
-    views = [extractor.centre_views(train_photos, progress)]
-    for view in range(1, spec.views):
-        views.append(extractor.random_views(train_photos, f"{spec.seed}/{view}", progress))
-    train_views = Features(torch.cat([view.values for view in views]), torch.cat([view.labels for view in views]))
-    return train_views, extractor.centre_views(valid_photos, progress), extractor.centre_views(test_photos, progress)
+def _seeded_head(features: int, classes: int, seed: int) -> nn.Sequential:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_head(features, classes)
 
 
-class _ProgressLines:
+def _global_rows(positions: tuple[int, ...], photos: int, views: int) -> torch.Tensor:
+    """Return where this rank's rows stand among all: every view of every photo, view after view."""
+    own = torch.tensor(positions, dtype=torch.int64)
+    return torch.cat([own + view * photos for view in range(views)])
+
+
+class _Progress:
     """Turns batches into one log line every few seconds: a log file is no place for a moving bar."""
 
-    def __init__(self, log: Callable[[str], None], total: int) -> None:
-        self._log, self._total, self._done = log, total, 0
+    def __init__(self, log: Callable[[str], None], total: int, interruption: Interruption) -> None:
+        self._log, self._total, self._interruption, self._done = log, total, interruption, 0
         self._started = self._logged = time.perf_counter()
 
     def __call__(self, photos: int) -> None:
+        self._interruption.raise_if_requested()
         self._done += photos
         now = time.perf_counter()
         if now - self._logged >= _SECONDS_BETWEEN_LINES or self._done == self._total:
@@ -217,11 +308,3 @@ def _check(photos: Photos) -> None:
     for split in ("train", "valid"):
         if not photos.files[split]:
             raise PhotosError(f"there are no {split} photos", hint="add photos, or remove the split folders altogether")
-
-
-def _check_finite(metrics: EpochMetrics, spec: TrainingSpec) -> None:
-    if not (math.isfinite(metrics.train_loss) and math.isfinite(metrics.valid_loss)):
-        raise ConfigurationError(
-            f"the loss is not a number after epoch {metrics.epoch}",
-            hint=f"learning_rate {spec.learning_rate} is too high; try a tenth of it",
-        )
