@@ -10,6 +10,14 @@ import pytest
 from opslib import rehearsal as local_aws
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory) -> Iterator[None]:
+    """Keep the features that tests compute out of the user's cache, and the user's out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPSLIB_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def rehearsal() -> Iterator[local_aws.Rehearsal]:
     """A local AWS in this process; the standard variables lead to it."""

@@ -15,6 +15,11 @@ from opslib.vision.threads import single_threaded_torch
 from tests.hostile import good_photo
 
 SAGEMAKER = ("SM_CHANNEL_TRAINING", "SM_MODEL_DIR", "SM_OUTPUT_DATA_DIR", "SM_OUTPUT_DIR", "SM_HOSTS", "WORLD_SIZE")
+EVERY_METRIC = {
+    "epoch", "train_loss", "train_accuracy", "valid_loss", "valid_accuracy", "valid_photos", "valid_ece",
+    "valid_predicted_classes", "valid_score_spread", "chance_loss", "chance_accuracy", "test_photos", "test_loss",
+    "test_accuracy", "test_top5", "test_ece",
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -55,6 +60,9 @@ def test_every_metric_is_found_in_what_is_printed(trained):
     assert found["test:accuracy"] == pytest.approx([report["test_accuracy"]], abs=1e-4)
     assert found["test:top5"] == pytest.approx([report["test_top5"]], abs=1e-4)
     assert report["photos"] == {"train": 12, "valid": 4, "test": 4}
+    description = json.loads((folder / "model" / "model.json").read_text())
+    assert description["metrics"] == report["metrics"]
+    assert set(report["metrics"]) >= EVERY_METRIC
 
 
 def test_model_folder_can_be_deployed_as_it_is(trained):
@@ -122,14 +130,19 @@ def test_folders_are_required_outside_sagemaker(capsys):
 
 def test_unforeseen_errors_reach_the_failure_file_too(tmp_path, monkeypatch):
     monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path))
-    monkeypatch.setattr(hpo, "run", lambda arguments: 1 / 0)
+    monkeypatch.setattr(hpo, "run", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         hpo.main(["--data", "x", "--model_dir", "y"])
     assert (tmp_path / "failure").read_text() == "ZeroDivisionError: division by zero"
 
 
-@pytest.mark.parametrize(("name", "value"), [("SM_HOSTS", '["algo-1", "algo-2"]'), ("WORLD_SIZE", "2")])
-def test_one_of_several_processes_refuses_to_train(monkeypatch, capsys, name, value):
-    monkeypatch.setenv(name, value)
+def test_hosts_that_no_launcher_has_joined_refuse_to_train(monkeypatch, capsys):
+    monkeypatch.setenv("SM_HOSTS", '["algo-1", "algo-2"]')
     assert hpo.main([]) == 1
-    assert "one of 2 processes" in capsys.readouterr().err
+    assert "one of 2 hosts, but no launcher" in capsys.readouterr().err
+
+
+def test_launcher_that_says_half_of_it_is_refused(monkeypatch, capsys, photos, tmp_path):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert hpo.main(["--data", str(photos), "--model_dir", str(tmp_path)]) == 1
+    assert "the launcher's variables are not complete: 'RANK'" in capsys.readouterr().err

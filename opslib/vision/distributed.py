@@ -21,7 +21,7 @@ from torch import distributed
 from opslib.errors import ConfigurationError, HostLost
 from opslib.vision.threads import usable_cores
 
-LOST_AFTER_SECONDS = 15.0
+LOST_AFTER_SECONDS = 10.0
 """A process that has not been heard of for so long is lost; a living one says something every second."""
 
 _BEAT_SECONDS = 1.0
@@ -172,8 +172,10 @@ def _loss_explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        # torch's words begin with its source file and end with good wishes.
+        words = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
         raise HostLost(
-            f"another process that trains with this one is gone: {str(error).splitlines()[0]}",
+            f"another process that trains with this one is gone: {words}",
             hint="the log of the host that ended first says why",
         ) from error
 
@@ -202,7 +204,7 @@ class _Watch:
                 self._store.add(f"beat/{self._ranks.rank}", 1)
                 beats = {rank: self._store.add(f"beat/{rank}", 0) for rank in heard}
             except RuntimeError as error:
-                self._end(0, f"it held the meeting point, which is gone: {str(error).splitlines()[0]}")
+                self._end(0, f"the place where all meet is gone with it ({str(error).partition('. ')[0]})")
                 return
             now = time.monotonic()
             heard = {rank: (beats[rank], now if beats[rank] > count else at) for rank, (count, at) in heard.items()}

@@ -1,20 +1,24 @@
 """Training of the head, and what is said about it."""
 
+import dataclasses
 import random
 import re
 
 import pytest
 import torch
 from PIL import Image
+from torch.nn import functional
 
 from opslib.errors import ConfigurationError, PhotosError
 from opslib.specs import METRIC_REGEXES, OBJECTIVE_METRIC, TrainingSpec
 from opslib.vision.backbones import build_backbone
-from opslib.vision.data import open_photos
-from opslib.vision.evaluation import evaluate, mean_loss_and_accuracy
+from opslib.vision.data import Photos, open_photos
+from opslib.vision.evaluation import calibration_error, evaluate, summarise
 from opslib.vision.features import FeatureExtractor, Features
+from opslib.vision.fitting import Course, EpochMetrics, best_epoch, fit
 from opslib.vision.model import build_head
-from opslib.vision.training import EpochMetrics, train, train_head
+from opslib.vision.sharing import Share
+from opslib.vision.training import HeadTraining, Surroundings, train
 
 
 def clusters(count=50, classes=3, noise=1.0, seed=0):
@@ -22,6 +26,27 @@ def clusters(count=50, classes=3, noise=1.0, seed=0):
     centres = torch.randn(classes, 8, generator=torch.Generator().manual_seed(99)) * 2
     labels = torch.arange(count) % classes
     return Features(centres[labels] + noise * torch.randn(count, 8, generator=generator), labels)
+
+
+def head_problem(train_views, valid, classes, spec):
+    """Return what `fit` trains: a head on features alone."""
+    photos = {"train": (None,) * len(train_views), "valid": (None,) * len(valid)}
+    share = Share(Photos(None, tuple(range(classes)), photos), {}, {})
+    return HeadTraining({"train": train_views, "valid": valid}, torch.arange(len(train_views)), share, spec)
+
+
+class Fitted:
+    """A trained head: its history and its best epoch."""
+
+    def __init__(self, train_views, valid, classes, spec, on_epoch=lambda _: None):
+        problem = head_problem(train_views, valid, classes, dataclasses.replace(spec, views=1))
+        self.history = fit(problem, spec, Course(on_epoch=on_epoch))
+        self.head, self.best = problem.module, best_epoch(self.history)
+
+
+def loss_of(head, features):
+    with torch.inference_mode():
+        return functional.cross_entropy(head(features.values), features.labels).item()
 
 
 def weights(head):
@@ -33,24 +58,24 @@ SPEC = TrainingSpec(epochs=30, batch_size=16, learning_rate=0.01, patience=3)
 
 def test_weights_of_the_lowest_validation_loss_are_kept():
     valid = clusters(40, noise=2.5, seed=1)
-    trained = train_head(clusters(noise=2.5), valid, 3, SPEC)
+    trained = Fitted(clusters(noise=2.5), valid, 3, SPEC)
     losses = [metrics.valid_loss for metrics in trained.history]
     assert trained.best.valid_loss == min(losses)
-    assert mean_loss_and_accuracy(trained.head, valid)[0] == pytest.approx(min(losses))
+    assert loss_of(trained.head, valid) == pytest.approx(min(losses))
     assert trained.best.epoch < len(losses)
 
 
 def test_training_stops_when_patience_ends():
-    trained = train_head(clusters(noise=2.5), clusters(40, noise=2.5, seed=1), 3, SPEC)
+    trained = Fitted(clusters(noise=2.5), clusters(40, noise=2.5, seed=1), 3, SPEC)
     assert len(trained.history) == trained.best.epoch + SPEC.patience < SPEC.epochs
 
 
 def test_seed_decides_everything_and_nothing_else_does():
     torch.manual_seed(1)
-    first = train_head(clusters(), clusters(seed=1), 3, SPEC)
+    first = Fitted(clusters(), clusters(seed=1), 3, SPEC)
     torch.manual_seed(2)
-    again = train_head(clusters(), clusters(seed=1), 3, SPEC)
-    other = train_head(clusters(), clusters(seed=1), 3, TrainingSpec(epochs=30, seed=5))
+    again = Fitted(clusters(), clusters(seed=1), 3, SPEC)
+    other = Fitted(clusters(), clusters(seed=1), 3, TrainingSpec(epochs=30, seed=5))
     assert torch.equal(weights(first.head), weights(again.head))
     assert not torch.equal(weights(first.head), weights(other.head))
 
@@ -59,14 +84,14 @@ def test_training_leaves_the_global_generator_alone():
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
-    train_head(clusters(), clusters(seed=1), 3, TrainingSpec(epochs=1))
+    Fitted(clusters(), clusters(seed=1), 3, TrainingSpec(epochs=1))
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_losses_are_means_per_photo_whatever_the_batches():
     spec = {"epochs": 1, "learning_rate": 1e-12}
     rows = [
-        train_head(clusters(50), clusters(seed=1), 3, TrainingSpec(batch_size=size, **spec)).history[0]
+        Fitted(clusters(50), clusters(seed=1), 3, TrainingSpec(batch_size=size, **spec)).history[0]
         for size in (1, 16, 49, 50, 64)
     ]
     assert [row.train_loss for row in rows] == pytest.approx([rows[0].train_loss] * 5, rel=1e-5)
@@ -77,18 +102,12 @@ def test_losses_are_means_per_photo_whatever_the_batches():
 def test_diverged_training_says_so():
     broken = Features(torch.full((8, 8), float("nan")), torch.zeros(8, dtype=torch.int64))
     with pytest.raises(ConfigurationError, match="not a number after epoch 1"):
-        train_head(broken, clusters(), 3, SPEC)
+        Fitted(broken, clusters(), 3, SPEC)
 
 
 def test_report_counts_photos():
-    head = build_head(3, 3)
-    with torch.no_grad():
-        for parameter in head.parameters():
-            parameter.zero_()
-        head[0].weight[:3] = torch.eye(3)
-        head[2].weight[:, :3] = torch.eye(3)
-    features = Features(torch.eye(3)[[0, 0, 0, 1, 1]] * 5, torch.tensor([0, 0, 1, 1, 1]))
-    report = evaluate(head, features, ["a", "b", "c"], ["test/a/1", "test/a/2", "test/b/3", "test/b/4", "test/b/5"])
+    scores, labels = torch.eye(3)[[0, 0, 0, 1, 1]] * 5, torch.tensor([0, 0, 1, 1, 1])
+    report = evaluate(scores, labels, ["a", "b", "c"], ["test/a/1", "test/a/2", "test/b/3", "test/b/4", "test/b/5"])
     assert report["test_photos"] == 5
     assert report["test_accuracy"] == pytest.approx(0.8)
     assert report["test_top5"] == 1.0
@@ -101,9 +120,28 @@ def test_report_counts_photos():
     assert mistake["probability"] > 0.9
 
 
+def test_calibration_is_worked_out_by_hand():
+    # Sure by 0.9 four times and right three times: off by 0.15; sure by 0.6 once and right: off by 0.4.
+    probabilities = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.4, 0.6]])
+    error = calibration_error(probabilities.log(), torch.tensor([0, 0, 0, 1, 1]))
+    assert error == pytest.approx((4 * 0.15 + 1 * 0.4) / 5, abs=1e-6)
+
+
+def test_figures_that_give_a_dead_model_away():
+    labels = torch.tensor([0, 1, 2, 0])
+    figures = summarise(torch.tensor([[2.0, 1.0, 0.0]]).repeat(4, 1), labels, "valid")
+    assert figures["valid_predicted_classes"] == 1
+    assert figures["valid_score_spread"] == 0.0
+    assert figures["valid_accuracy"] == 0.5
+    spread = summarise(torch.tensor([[0.0, 1.0], [2.0, 1.0]]), torch.tensor([0, 1]), "valid")["valid_score_spread"]
+    assert spread == pytest.approx(0.5)
+
+
 def test_top5_is_among_five():
     features = clusters(60, classes=12)
-    report = evaluate(build_head(8, 12), features, [str(label) for label in range(12)])
+    with torch.inference_mode():
+        scores = build_head(8, 12)(features.values)
+    report = evaluate(scores, features.labels, [str(label) for label in range(12)])
     assert report["test_accuracy"] <= report["test_top5"] < 1
 
 
@@ -120,7 +158,7 @@ def test_printed_line_is_read_by_the_tuners_expressions():
 def trained(sample):
     lines, rows = [], []
     spec = TrainingSpec(backbone="efficientnet_lite0", epochs=8, views=2, batch_size=8, patience=2)
-    return train(open_photos(sample), spec, log=lines.append, on_epoch=rows.append), lines, rows
+    return train(open_photos(sample), spec, Surroundings(log=lines.append, on_epoch=rows.append)), lines, rows
 
 
 def test_drawn_breeds_are_learnt(trained):
@@ -128,6 +166,10 @@ def test_drawn_breeds_are_learnt(trained):
     assert list(model.history) == rows
     assert model.report["test_accuracy"] > 2 * model.report["chance_accuracy"]
     assert set(model.seconds) == {"features", "head"}
+    assert model.metrics["valid_loss"] == model.best.valid_loss == min(row.valid_loss for row in rows)
+    assert model.metrics["chance_loss"] == pytest.approx(1.7918, abs=1e-4)
+    (row,) = model.ranks
+    assert (row["train_photos"], row["valid_photos"], row["test_photos"]) == (36, 12, 12)
 
 
 def test_last_objective_in_the_log_is_the_artifacts(trained):
@@ -136,7 +178,7 @@ def test_last_objective_in_the_log_is_the_artifacts(trained):
     assert len(found) == len(model.history) + 1
     assert float(found[-1]) == pytest.approx(model.best.valid_loss, abs=1e-6)
     for name in ("test:accuracy", "test:top5"):
-        assert re.search(METRIC_REGEXES[name], lines[-1])
+        assert re.search(METRIC_REGEXES[name], lines[-2])
 
 
 def test_test_photos_decide_nothing(sample, tmp_path, trained):
@@ -157,7 +199,8 @@ def test_test_photos_decide_nothing(sample, tmp_path, trained):
 def test_too_few_photos_to_train_on(sample, tmp_path, missing):
     photos = open_photos(sample)
     if missing == "class":
-        photos = type(photos)(photos.root, photos.classes[:1], photos.files)
+        one = {split: tuple(photo for photo in files if photo.label == 0) for split, files in photos.files.items()}
+        photos = type(photos)(photos.root, photos.classes[:1], one)
     else:
         photos = type(photos)(photos.root, photos.classes, {**photos.files, missing: ()})
     with pytest.raises(PhotosError):
