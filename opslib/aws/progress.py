@@ -15,6 +15,22 @@ from opslib.aws.session import client
 ENDED = ("Completed", "Failed", "Stopped")
 """The states that a training job does not leave."""
 
+STAGES = {
+    "Starting": "waiting for an instance",
+    "Pending": "waiting for an instance",
+    "LaunchingMLInstances": "instances are starting",
+    "PreparingTrainingStack": "instances are starting",
+    "DownloadingTrainingImage": "fetching the container",
+    "Downloading": "fetching photos and checkpoints",
+    "Uploading": "saving the model",
+    "Stopping": "stopping: it has 120 s to save",
+    "Interrupted": "the spot capacity was taken back; it goes on from its checkpoint when there is some again",
+    "Restarting": "the instance failed; SageMaker starts it again",
+    "MaxRuntimeExceeded": "it reached max_run_seconds",
+    "MaxWaitTimeExceeded": "it waited for spot capacity longer than max_wait_seconds",
+}
+"""SecondaryStatus in words, where the word alone does not say it (DescribeTrainingJob in SageMaker's API reference)."""
+
 _EPOCH = re.compile(r"\bepoch[= ](\d+)")
 _FAST_POLL_SECONDS, _SLOW_POLL_SECONDS, _FAST_FOR_SECONDS = 1.0, 5.0, 120.0
 
@@ -28,7 +44,8 @@ class TrainingProgress:
         secondary_status: SecondaryStatus, e.g. Downloading, Training or Uploading.
         elapsed_seconds: Seconds since the job was created, until it ended.
         lines: The log lines that are new since the last look.
-        metrics: One row an epoch, all so far: `epoch`, `train_loss` and the others of `specs.METRIC_REGEXES`.
+        metrics: One row an epoch, all so far: `epoch`, `train_loss` and the others of `specs.METRIC_REGEXES`. A
+            restarted job may repeat an epoch; then its last row counts.
         description: What DescribeTrainingJob answered.
     """
 
@@ -43,6 +60,20 @@ class TrainingProgress:
     def ended(self) -> bool:
         """Whether the job has reached its last state."""
         return self.status in ENDED
+
+    @property
+    def interruptions(self) -> int:
+        """How often its spot capacity was taken back so far."""
+        transitions = self.description.get("SecondaryStatusTransitions", [])
+        return sum(transition["Status"] == "Interrupted" for transition in transitions)
+
+    @property
+    def stage(self) -> str:
+        """What it is doing, in words, and how often it was interrupted."""
+        words = STAGES.get(self.secondary_status, "")
+        stage = f"{self.secondary_status}: {words}" if words else self.secondary_status
+        times = "once" if self.interruptions == 1 else f"{self.interruptions} times"
+        return f"{stage} (interrupted {times} so far)" if self.interruptions else stage
 
 
 def parse_metrics(line: str) -> dict[str, Any]:
@@ -70,17 +101,17 @@ def follow_training(name: str) -> Iterator[TrainingProgress]:
         AwsError: there is no such job, or AWS refused.
     """
     reader = LogReader(TRAINING_GROUP, f"{name}/")
-    metrics: tuple[dict[str, Any], ...] = ()
+    rows: dict[int, dict[str, Any]] = {}
     while True:
         description = describe_training(name)  # before the lines, so that the last look holds all of them
         lines = tuple(reader.read())
-        metrics += tuple(row for row in map(parse_metrics, lines) if "epoch" in row)
+        rows |= {row["epoch"]: row for row in map(parse_metrics, lines) if "epoch" in row}
         progress = TrainingProgress(
             status=description["TrainingJobStatus"],
             secondary_status=description["SecondaryStatus"],
             elapsed_seconds=_elapsed_seconds(description),
             lines=lines,
-            metrics=metrics,
+            metrics=tuple(rows.values()),
             description=description,
         )
         yield progress

@@ -1,12 +1,9 @@
 """Training jobs: started with the SageMaker SDK's ModelTrainer, followed, and their results fetched."""
 
 import json
-import os
 import tarfile
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +14,14 @@ from opslib.aws.ledger import Run, new_token
 from opslib.aws.logs import TRAINING_GROUP, delete_log_streams, log_tail
 from opslib.aws.progress import ENDED, TrainingProgress, describe_training, follow_training
 from opslib.aws.roles import once_role_is_known
-from opslib.aws.session import client, region, sagemaker_session
+from opslib.aws.session import client
 from opslib.aws.storage import download_file
-from opslib.bundle import backbone_requirements, copy_bundle
+from opslib.aws.trainers import before_create, build_trainer, photos_channel, staged_code
 from opslib.errors import AwsError, TrainingFailed
 from opslib.specs import JobSpec, TrainingSpec
 
 if TYPE_CHECKING:
+    from sagemaker.core.shapes import Channel
     from sagemaker.train import ModelTrainer
 
 __all__ = [
@@ -39,34 +37,73 @@ __all__ = [
     "wait_for_training",
 ]
 
-FRAMEWORK_VERSION, PYTHON_VERSION = "2.9.0", "py312"
-"""AWS's PyTorch training container; the next one, 2.10, has Python 3.13 only."""
-
-SCRIPTS = ("hpo.py", "inference.py")
 MAX_OUTPUT_BYTES = 1 << 30
 _STOP_POLL_SECONDS, _STOP_SECONDS = 1.0, 900.0
 
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """A training job that completed: where its model is, and for how many seconds it trained and is billed."""
+    """A training job that completed: where its model is, how long it trained, and what is billed.
+
+    Attributes:
+        name: The job's.
+        model_uri: Its model.tar.gz.
+        instance_count: How many instances trained together.
+        train_seconds: From the start of training to the end, waiting for spot capacity included.
+        billable_seconds: What each instance is billed for, as AWS reports it.
+        is_spot: Whether the instances were spot capacity.
+        final_metrics: The last value of each of `specs.METRIC_REGEXES`.
+    """
 
     name: str
     model_uri: str
+    instance_count: int
     train_seconds: float
     billable_seconds: int
+    is_spot: bool
     final_metrics: dict[str, float]
+
+    @property
+    def billed_instance_seconds(self) -> int:
+        """The seconds of all instances together: what the bill multiplies with the price of one."""
+        return self.billable_seconds * self.instance_count
+
+    @property
+    def spot_savings_percent(self) -> float:
+        """What spot capacity saved, by the formula of DescribeTrainingJob's API reference; 0 for other jobs."""
+        if not self.is_spot or self.train_seconds <= 0:
+            return 0.0
+        return max(0.0, (1 - self.billable_seconds / self.train_seconds) * 100)
 
 
 @dataclass(frozen=True)
 class TrainingResults:
-    """What a training job left: one metrics row an epoch, the report on the test photos, and the model's URI."""
+    """What a training job left.
 
-    metrics: list[dict[str, Any]]
+    Attributes:
+        summary: The model's URI, times and bill.
+        history: One row an epoch: `epoch`, `train_loss`, `train_accuracy`, `valid_loss`, `valid_accuracy`.
+        report: All of report.json: figures of the test photos, the confusion matrix, and the two below.
+    """
+
+    summary: TrainingSummary
+    history: list[dict[str, Any]]
     report: dict[str, Any]
-    model_uri: str
-    train_seconds: float
-    billable_seconds: int
+
+    @property
+    def model_uri(self) -> str:
+        """The model.tar.gz."""
+        return self.summary.model_uri
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """The figures by which the model is judged, the same as in its model.json."""
+        return self.report.get("metrics", {})
+
+    @property
+    def ranks(self) -> list[dict[str, Any]]:
+        """A row for each process: `rank`, `host`, its photos of each part, `weights_sha256` of what it ended with."""
+        return self.report.get("ranks", [])
 
 
 def start_training(run: Run, spec: TrainingSpec, job: JobSpec, *, photos_uri: str, bucket: str, role: str) -> str:
@@ -75,90 +112,34 @@ def start_training(run: Run, spec: TrainingSpec, job: JobSpec, *, photos_uri: st
     Args:
         run: The run that the job belongs to.
         spec: How to train; sent as hyperparameters.
-        job: The machine and the time limit.
+        job: The machines and the time limit; several instances train one model together, under torchrun.
         photos_uri: S3 prefix that holds train/, valid/ and test/; the job's channel `training`.
-        bucket: Where the SDK stages the code, and where the model goes, under the run's prefix.
+        bucket: Where the SDK stages the code, and where model and checkpoints go, under the run's prefix.
         role: ARN of the execution role.
 
     Raises:
         AwsError: AWS refused.
     """
-    with tempfile.TemporaryDirectory(prefix="opslib-bundle-") as staging:
-        source = Path(staging) / "code"
-        requirements = backbone_requirements(spec.backbone)
-        copy_bundle(source, scripts=SCRIPTS, requirements=requirements)
-        with explained("starting the training job"):
-            trainer = _trainer(run, spec, job, bucket=bucket, role=role, source=source)
-            return once_role_is_known(role, lambda: _train(trainer, photos_uri))
-
-
-def _train(trainer: "ModelTrainer", photos_uri: str) -> str:
-    from sagemaker.core.training.configs import InputData
-
-    channels = [InputData(channel_name=specs.CHANNEL, data_source=photos_uri)]
-    trainer.train(input_data_config=channels, wait=False, logs=False)
-    return trainer._latest_training_job.training_job_name  # the SDK has no public way to learn the name it chose
-
-
-def _trainer(run: Run, spec: TrainingSpec, job: JobSpec, *, bucket: str, role: str, source: Path) -> "ModelTrainer":
-    from sagemaker.core import image_uris
-    from sagemaker.core.shapes import OutputDataConfig
-    from sagemaker.core.training import configs
-    from sagemaker.train import ModelTrainer
-
-    session = sagemaker_session(bucket, run.prefix)
-    session.boto_session.events.register(
+    with staged_code(spec) as source, explained("starting the training job"):
+        # The SDK adds the time in whole seconds: the token tells two jobs of one second apart.
+        name = run.name(f"train-{new_token()}")
+        trainer = build_trainer(run, spec, job, place=(bucket, role), source=source, base_name=name)
         # The SDK chooses the job's name, and this is the last moment before it is sent.
-        "provide-client-params.sagemaker.CreateTrainingJob",
-        lambda params, **_: run.record("training-job", params["TrainingJobName"]),
-    )
-    requirements = "requirements.txt" if (source / "requirements.txt").exists() else None
-    with _role_not_simulated():
-        trainer = ModelTrainer(
-            sagemaker_session=session,
-            role=role,
-            # The SDK adds the time in whole seconds: the token tells two jobs of one second apart.
-            base_job_name=run.name(f"train-{new_token()}"),
-            training_image=image_uris.retrieve(
-                "pytorch",
-                region=region(),
-                version=FRAMEWORK_VERSION,
-                py_version=PYTHON_VERSION,
-                instance_type=job.instance_type,
-                image_scope="training",
-            ),
-            # The bundle is a fresh copy, so there is nothing to ignore, and no second copy to make.
-            source_code=configs.SourceCode(
-                source_dir=str(source), entry_script="hpo.py", requirements=requirements, ignore_patterns=[]
-            ),
-            compute=configs.Compute(
-                instance_type=job.instance_type, instance_count=job.instance_count, volume_size_in_gb=job.volume_gib
-            ),
-            stopping_condition=configs.StoppingCondition(max_runtime_in_seconds=job.max_run_seconds),
-            output_data_config=OutputDataConfig(s3_output_path=f"s3://{bucket}/{run.prefix}/training"),
-            hyperparameters=spec.hyperparameters(),
-            tags=[configs.Tag(key=tag["Key"], value=tag["Value"]) for tag in run.tags],
+        before_create(
+            trainer.sagemaker_session,
+            "CreateTrainingJob",
+            lambda parameters: run.record("training-job", parameters["TrainingJobName"]),
         )
+        channel = photos_channel(photos_uri, job)
+        return once_role_is_known(role, lambda: _train(trainer, channel))
+
+
+def _train(trainer: "ModelTrainer", channel: "Channel") -> str:
+    from sagemaker.core.training import configs
+
     definitions = [configs.MetricDefinition(name=name, regex=regex) for name, regex in specs.METRIC_REGEXES.items()]
-    return trainer.with_metric_definitions(definitions)
-
-
-@contextmanager
-def _role_not_simulated() -> Iterator[None]:
-    """Keep the SDK from refusing a least-privilege role.
-
-    Its check simulates the actions of AmazonSageMakerFullAccess on every resource, EC2 network interfaces among them
-    (`resolve_and_validate_role` in sagemaker 3.27, which reads this variable).
-    """
-    before = os.environ.get("SAGEMAKER_VALIDATE_ROLE")
-    os.environ["SAGEMAKER_VALIDATE_ROLE"] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["SAGEMAKER_VALIDATE_ROLE"]
-        else:
-            os.environ["SAGEMAKER_VALIDATE_ROLE"] = before
+    trainer.with_metric_definitions(definitions).train(input_data_config=[channel], wait=False, logs=False)
+    return trainer._latest_training_job.training_job_name  # the SDK has no public way to learn the name it chose
 
 
 def wait_for_training(name: str, on_progress: Callable[[TrainingProgress], object] | None = None) -> TrainingSummary:
@@ -191,6 +172,8 @@ def _summary(description: dict[str, Any]) -> TrainingSummary:
     return TrainingSummary(
         name=description["TrainingJobName"],
         model_uri=description["ModelArtifacts"]["S3ModelArtifacts"],
+        instance_count=description["ResourceConfig"].get("InstanceCount", 1),
+        is_spot=description.get("EnableManagedSpotTraining", False),
         train_seconds=float(description.get("TrainingTimeInSeconds", 0)),
         billable_seconds=int(description.get("BillableTimeInSeconds", 0)),
         final_metrics={entry["MetricName"]: entry["Value"] for entry in description.get("FinalMetricDataList", [])},
@@ -216,11 +199,9 @@ def training_results(name: str, directory: Path) -> TrainingResults:
     _unpack(archive, Path(directory))
     archive.unlink()
     return TrainingResults(
-        metrics=[json.loads(line) for line in _read(Path(directory) / "metrics.jsonl").splitlines() if line],
+        summary=summary,
+        history=[json.loads(line) for line in _read(Path(directory) / "metrics.jsonl").splitlines() if line],
         report=json.loads(_read(Path(directory) / "report.json")),
-        model_uri=summary.model_uri,
-        train_seconds=summary.train_seconds,
-        billable_seconds=summary.billable_seconds,
     )
 
 

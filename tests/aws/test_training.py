@@ -1,19 +1,21 @@
 """A training job from its staged code to its results, with a script that needs no torch."""
 
+import dataclasses
 import json
 import os
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 
-from opslib.aws import roles, storage, training
+from opslib.aws import progress, roles, storage, trainers, training
 from opslib.aws.ledger import Run
 from opslib.aws.logs import TRAINING_GROUP, list_log_streams
 from opslib.aws.progress import parse_metrics
 from opslib.aws.session import client
-from opslib.errors import AwsError, ConfigurationError, TrainingFailed
+from opslib.errors import AwsError, TrainingFailed
 from opslib.specs import METRIC_REGEXES, JobSpec, TrainingSpec
 
 SCRIPT = """
@@ -46,11 +48,11 @@ def staged(monkeypatch) -> None:
         destination.mkdir()
         (destination / "hpo.py").write_text(SCRIPT)
 
-    monkeypatch.setattr(training, "copy_bundle", stage)
-    monkeypatch.setattr(training, "backbone_requirements", lambda _: ())
+    monkeypatch.setattr(trainers, "copy_bundle", stage)
+    monkeypatch.setattr(trainers, "backbone_requirements", lambda _: ())
 
 
-def start(run: Run, tmp_path: Path, backbone: str, **job: int) -> str:
+def start(run: Run, tmp_path: Path, backbone: str, **job: object) -> str:
     """Start a job on two photos."""
     bucket = storage.ensure_bucket(run)
     for name in ("a.jpg", "Ä.jpg"):
@@ -85,12 +87,16 @@ def test_a_job_from_start_to_results(run, tmp_path, staged) -> None:
     assert summary.model_uri == f"s3://{run.name('data')}/{run.prefix}/training/{name}/output/model.tar.gz"
 
     results = training.training_results(name, tmp_path / "results")
-    assert results.metrics[1] == {"epoch": 2, "valid_loss": 0.5}
+    assert results.history[1] == {"epoch": 2, "valid_loss": 0.5}
     assert results.report["photos"] == ["a.jpg", "Ä.jpg"]
     spec = TrainingSpec(backbone="works", epochs=2)
+    checkpoints = results.report["arguments"].pop("--checkpoint_dir")
+    assert checkpoints.endswith("/opt/ml/checkpoints")  # in the rehearsal, below the container's own root
     assert results.report["arguments"] == {f"--{name}": value for name, value in spec.hyperparameters().items()}
     assert results.model_uri == summary.model_uri
-    assert results.train_seconds >= 0
+    assert results.summary == summary
+    assert summary.billed_instance_seconds == summary.billable_seconds
+    assert summary.spot_savings_percent == 0
 
     description = client("sagemaker").describe_training_job(TrainingJobName=name)
     definitions = {
@@ -190,9 +196,60 @@ def test_an_unknown_job_is_an_error(rehearsal) -> None:
         training.wait_for_training("no-such-job")
 
 
-def test_several_instances_are_refused_before_aws_is_asked() -> None:
-    with pytest.raises(ConfigurationError, match="instance_count"):
-        JobSpec(instance_count=5)
+def test_several_spot_instances_are_asked_for_as_aws_wants_it(run, tmp_path, staged) -> None:
+    job = {"instance_count": 2, "spot": True, "max_run_seconds": 600, "distribution": "ShardedByS3Key"}
+    name = start(run, tmp_path, "works", **job)
+    asked = client("sagemaker").describe_training_job(TrainingJobName=name)
+    training.delete_training(name)
+    assert asked["ResourceConfig"]["InstanceCount"] == 2
+    assert asked["EnableManagedSpotTraining"]
+    assert asked["StoppingCondition"] == {"MaxRuntimeInSeconds": 600, "MaxWaitTimeInSeconds": 1200}
+    channels = {channel["ChannelName"]: channel["DataSource"]["S3DataSource"] for channel in asked["InputDataConfig"]}
+    shares = {channel: source["S3DataDistributionType"] for channel, source in channels.items()}
+    assert shares == {"training": "ShardedByS3Key", "code": "FullyReplicated", "sm_drivers": "FullyReplicated"}
+    checkpoints = {"S3Uri": f"s3://{run.name('data')}/{run.prefix}/checkpoints", "LocalPath": "/opt/ml/checkpoints"}
+    assert asked["CheckpointConfig"] == checkpoints
+    assert asked["HyperParameters"]["checkpoint_dir"] == "/opt/ml/checkpoints"
+    bucket, key = storage.split_uri(channels["sm_drivers"]["S3Uri"])
+    keys = storage.list_objects(bucket, key)
+    started = next(one for one in keys if one.endswith("sm_train.sh"))
+    assert b"torchrun_driver.py" in client("s3").get_object(Bucket=bucket, Key=started)["Body"].read()
+
+
+def test_the_bill_counts_instances_and_spot_savings() -> None:
+    times = {"train_seconds": 200.0, "billable_seconds": 80, "final_metrics": {}}
+    summary = training.TrainingSummary("job", "s3://b/k", instance_count=3, is_spot=True, **times)
+    assert summary.billed_instance_seconds == 240
+    assert summary.spot_savings_percent == pytest.approx(60)
+    assert dataclasses.replace(summary, is_spot=False).spot_savings_percent == 0
+    assert dataclasses.replace(summary, train_seconds=0.0).spot_savings_percent == 0
+
+
+def test_an_interrupted_job_says_what_it_waits_for(run, monkeypatch) -> None:
+    line = "epoch={} train_loss=1 train_accuracy=0.5 valid_loss={} valid_accuracy=0.5"
+    looks = iter([("Training", [line.format(1, 3.0), line.format(2, 2.0)]), ("Interrupted", []), ("Restarting", [])])
+    history: list[dict[str, str]] = []
+
+    def describe(_: str) -> dict:
+        status = next(states, "Completed")
+        history.append({"Status": status})
+        return {
+            "TrainingJobStatus": "Completed" if status == "Completed" else "InProgress",
+            "SecondaryStatus": status,
+            "SecondaryStatusTransitions": list(history),
+            "CreationTime": datetime.now(UTC),
+        }
+
+    states, lines = zip(*looks, strict=True)
+    states, lines = iter([*states, "Training"]), iter([*lines, [line.format(2, 2.0), line.format(3, 1.0)], []])
+    monkeypatch.setattr(progress, "describe_training", describe)
+    monkeypatch.setattr(progress.LogReader, "read", lambda _: next(lines))
+    monkeypatch.setattr(progress, "_FAST_POLL_SECONDS", 0.0)
+    seen = list(progress.follow_training("job"))
+    assert [look.interruptions for look in seen] == [0, 1, 1, 1, 1]
+    assert "goes on from its checkpoint" in seen[1].stage
+    assert seen[3].stage == "Training (interrupted once so far)"
+    assert [row["epoch"] for row in seen[-1].metrics] == [1, 2, 3]
 
 
 def test_hyperparameters_are_json_readable() -> None:
