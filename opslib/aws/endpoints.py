@@ -8,9 +8,11 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from opslib import gate
 from opslib.aws.failures import explained, gone_is_fine, is_absent, masked
 from opslib.aws.ledger import LONGEST_NAME, Run
 from opslib.aws.logs import delete_log_group, endpoint_group, ensure_log_group, log_tail
+from opslib.aws.model_archives import model_metrics
 from opslib.aws.predictions import Latency, Prediction, classify, measure_latency
 from opslib.aws.roles import once_role_is_known
 from opslib.aws.session import client, current_session, region
@@ -54,7 +56,7 @@ class EndpointProgress:
     elapsed_seconds: float
 
 
-def deploy_model(
+def deploy_model(  # noqa: PLR0913  overruling the gate has to be said by name, at the call
     run: Run,
     spec: EndpointSpec,
     *,
@@ -62,8 +64,11 @@ def deploy_model(
     role: str,
     name: str = "",
     on_progress: Callable[[EndpointProgress], object] | None = None,
+    overrule_gate: bool = False,
 ) -> str:
     """Make an endpoint of a trained model, wait until it is in service, and return its name.
+
+    Before anything is created the model is judged by the figures in its `model.json` (`opslib.gate`).
 
     Model, endpoint configuration and endpoint bear the same name. When the endpoint does not come into service, all
     three and the log group are deleted again.
@@ -75,8 +80,10 @@ def deploy_model(
         role: ARN of the execution role.
         name: A name of your own, of at most 63 characters; by default a new one of the run's.
         on_progress: Told at every look.
+        overrule_gate: Deploy the model unseen, whatever the gate would say of it.
 
     Raises:
+        ModelRefused: it failed the gate, or holds no figures to judge it by; nothing was created.
         EndpointFailed: it did not come into service; the message holds SageMaker's reason and the last log lines.
         AwsError: AWS refused.
         ConfigurationError: `name` is too long, or taken.
@@ -87,6 +94,8 @@ def deploy_model(
         raise AwsError(
             f"there is no model at {model_uri}", hint="training_results(...).model_uri is the URI of a job's model"
         )
+    if not overrule_gate:
+        gate.judge(model_metrics(model_uri), model_uri).raise_if_refused()
     with ExitStack() as undo:  # an interrupted wait must not leave an endpoint that is billed by the hour
         with explained(f"making endpoint {endpoint}"):
             _create(run, spec, endpoint, undo, {"model_uri": model_uri, "role": role})

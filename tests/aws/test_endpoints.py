@@ -11,9 +11,9 @@ from opslib.aws.ledger import new_token
 from opslib.aws.logs import endpoint_group, list_log_groups
 from opslib.aws.session import client
 from opslib.aws.sweeping import find_leftovers, sweep
-from opslib.errors import AwsError, ConfigurationError, EndpointFailed
+from opslib.errors import AwsError, ConfigurationError, EndpointFailed, ModelRefused
 from opslib.specs import EndpointSpec
-from tests.aws.conftest import put_model
+from tests.aws.conftest import GOOD_METRICS, INFERENCE, put_archive, put_model
 
 JPEG = b"\xff\xd8\xff a photo"
 
@@ -65,6 +65,43 @@ def test_a_missing_model_leaves_nothing(run) -> None:
     with pytest.raises(AwsError, match="there is no model"):
         deploy_model(run, EndpointSpec(), model_uri=f"s3://{bucket}/none.tar.gz", role=role)
     assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
+
+
+@pytest.mark.parametrize(
+    ("files", "why"),
+    [
+        ({"model.json": json.dumps({"metrics": GOOD_METRICS | {"valid_loss": 9.0}})}, "valid_loss 9.00 is above"),
+        ({"model.json": json.dumps({"metrics": {}})}, "valid_loss, .* missing"),
+        ({"model.json": json.dumps({"metrics": None})}, "no metrics"),
+        ({"model.json": "[]"}, "no metrics"),
+        ({"model.json": "{"}, "no metrics"),
+        ({"model.json": " " * (5 << 20)}, "5242880 bytes"),
+        ({"other/model.json": json.dumps({"metrics": GOOD_METRICS})}, r"holds no model\.json"),
+    ],
+)
+def test_a_model_that_fails_the_gate_is_refused_before_anything_is_made(run, files: dict[str, str], why: str) -> None:
+    bucket = storage.ensure_bucket(run)
+    uri = put_archive(bucket, "refused.tar.gz", {"code/inference.py": INFERENCE, **files})
+    with pytest.raises(ModelRefused, match=why):
+        deploy_model(run, EndpointSpec(), model_uri=uri, role="no role is needed to refuse")
+    assert {resource.kind for resource in run.resources()} == {"bucket"}
+
+
+def test_bytes_that_are_no_archive_are_refused(run) -> None:
+    bucket = storage.ensure_bucket(run)
+    whole = client("s3").get_object(Bucket=bucket, Key=storage.split_uri(put_model(bucket, "whole"))[1])["Body"].read()
+    for body in (b"", b"nonsense", whole[: len(whole) // 2]):
+        client("s3").put_object(Bucket=bucket, Key="broken.tar.gz", Body=body)
+        with pytest.raises(ModelRefused, match="not a whole tar"):
+            deploy_model(run, EndpointSpec(), model_uri=f"s3://{bucket}/broken.tar.gz", role="none")
+
+
+def test_the_gate_can_be_overruled(run) -> None:
+    bucket = storage.ensure_bucket(run)
+    theirs = put_archive(bucket, "theirs.tar.gz", {"code/inference.py": INFERENCE})
+    role = roles.ensure_execution_role(run, bucket)
+    name = deploy_model(run, EndpointSpec(), model_uri=theirs, role=role, overrule_gate=True)
+    assert endpoints.endpoint_exists(name)
 
 
 def test_an_interrupted_wait_leaves_nothing(run, model_uri) -> None:
