@@ -14,12 +14,20 @@ from opslib.aws.endpoints import (
 )
 from opslib.aws.failures import explained, gone_is_fine
 from opslib.aws.functions import delete_function, function_exists, list_functions
+from opslib.aws.instances import delete_instance, instance_exists, list_instances
 from opslib.aws.ledger import RUN_TAG
 from opslib.aws.logs import delete_log_group, endpoint_group, function_group, list_log_groups
-from opslib.aws.roles import ROLE_PATH, delete_role
+from opslib.aws.roles import (
+    ROLE_PATH,
+    delete_instance_profile,
+    delete_role,
+    instance_profile_exists,
+    list_instance_profiles,
+)
 from opslib.aws.session import client
 from opslib.aws.storage import delete_prefix, list_objects, split_uri
 from opslib.aws.training import delete_training, training_exists
+from opslib.aws.tuning import delete_tuning, tuning_exists
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,13 @@ def _find_log_groups(prefix: str) -> list[str]:
 
 
 KINDS: dict[str, Kind] = {
+    "instance": Kind(delete_instance, instance_exists, list_instances),
+    # before the training jobs: as long as it runs, it starts more of them
+    "tuning-job": Kind(
+        delete_tuning,
+        tuning_exists,
+        _lists("list_hyper_parameter_tuning_jobs", "HyperParameterTuningJobSummaries", "HyperParameterTuningJobName"),
+    ),
     "training-job": Kind(
         delete_training,
         training_exists,
@@ -94,6 +109,7 @@ KINDS: dict[str, Kind] = {
     ),
     "model": Kind(delete_model, model_exists, _lists("list_models", "Models", "ModelName")),
     "log-group": Kind(delete_log_group, lambda name: name in list_log_groups(name), _find_log_groups),
+    "instance-profile": Kind(delete_instance_profile, instance_profile_exists, list_instance_profiles),
     "role": Kind(delete_role, _role_exists, _find_roles),
     "prefix": Kind(delete_prefix, _prefix_exists, lambda _: []),
     "bucket": Kind(delete_bucket, bucket_exists, _find_buckets),
@@ -103,6 +119,9 @@ KINDS: dict[str, Kind] = {
 What runs and is billed goes first, logs after what writes them, and roles after what they serve: without its role,
 SageMaker cannot clean up an endpoint (DeleteEndpoint in SageMaker's API reference).
 """
+
+_KIND_IN_ARNS = {"hyper-parameter-tuning-job": "tuning-job"}
+"""Where SageMaker's ARNs call a kind by another name."""
 
 UNKNOWN = "resource"
 """Kind of what carries a run's tag and is none of ours; its identifier is the ARN."""
@@ -133,4 +152,7 @@ def parse_arn(arn: str) -> tuple[str, str]:
     if service == "lambda" and resource.startswith("function:"):
         return "function", resource.split(":")[1]
     kind, _, name = resource.partition("/")
+    if service == "ec2" and kind == "instance":
+        return "instance", name
+    kind = _KIND_IN_ARNS.get(kind, kind)
     return (kind, name) if service == "sagemaker" and kind in KINDS else (UNKNOWN, arn)

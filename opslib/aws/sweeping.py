@@ -9,9 +9,13 @@ from opslib.aws.inventory import KINDS, UNKNOWN, find_by_tag
 from opslib.aws.ledger import Run, open_run
 from opslib.aws.session import address
 from opslib.aws.training import stop_training
+from opslib.aws.tuning import stop_tuning
 from opslib.errors import ConfigurationError, OpslibError
 
 __all__ = ["KINDS", "Found", "SweepReport", "find_leftovers", "sweep"]
+
+_STOPS = {"tuning-job": stop_tuning, "training-job": stop_training}
+"""What takes minutes to stop is asked to do so before the first is waited for."""
 
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
@@ -61,8 +65,8 @@ def sweep(run: Run | str, home: Path = Path("runs")) -> SweepReport:
     failures: list[str] = []
     doomed = _order([Found(resource.kind, resource.identifier) for resource in run.resources()], _search(run, failures))
     for found in doomed:
-        if found.kind == "training-job":
-            _try(lambda name=found.identifier: stop_training(name), failures)
+        if stop := _STOPS.get(found.kind):
+            _try(lambda stop=stop, name=found.identifier: stop(name), failures)
     there = [found for found in doomed if _is_there(found, failures)]
     for found in there:
         if found.kind in KINDS:

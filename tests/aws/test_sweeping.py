@@ -52,7 +52,7 @@ def test_another_runs_things_stay(run, tmp_path) -> None:
 
 def test_what_was_written_down_but_never_made_is_no_trouble(run) -> None:
     for kind in KINDS:
-        run.record(kind, f"s3://{run.name('none')}/x/" if kind == "prefix" else run.name("none"))
+        run.record(kind, f"s3://{run.name('no')}/x/" if kind == "prefix" else run.name("no"))
     report = sweep(run)
     assert (report.deleted, report.leftovers, report.failures) == ((), (), ())
 
