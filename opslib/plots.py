@@ -1,17 +1,22 @@
-"""Tables in, figures out: learning curves, confusion, a classified photo.
+"""Tables in, figures out: learning curves, trials, clusters, confusion, a classified photo.
 
 Every function returns a matplotlib figure that the last line of a notebook cell shows once.
 """
 
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from opslib.aws.training import TrainingResults
+    from opslib.aws.tuning import Trial, TuningProgress, TuningResults
 
 TRAIN, VALID, ACCENT = "#8a94a6", "#0b6e99", "#c8553d"
 
@@ -110,3 +115,103 @@ def answer(photo: bytes, top: Sequence[tuple[str, float]], *, truth: str = "") -
     right.spines[["top", "right"]].set_visible(False)
     plt.close(figure)
     return figure
+
+
+def trials(results: "TuningResults | TuningProgress", *, classes: int) -> Figure:
+    """Draw each trial's validation loss over its learning rate, one colour a batch size, and mark the best.
+
+    Trials that were stopped early are hollow; those without a loss stand at the top edge as crosses.
+
+    Args:
+        results: What `opslib.aws.tuning` says of a tuning job, ended or not: it has `trials`.
+        classes: number of classes, for the line of guessing.
+    """
+    figure, axes = plt.subplots(figsize=(8.5, 4.2), layout="constrained")
+    draw_trials(axes, results.trials, chance=float(np.log(classes)))
+    plt.close(figure)
+    return figure
+
+
+def draw_trials(axes: Axes, trials: Sequence["Trial"], *, chance: float) -> None:
+    """Draw trials on `axes` with a logarithmic learning rate; `chance` is the loss of guessing."""
+    judged = [trial for trial in trials if trial.valid_loss is not None and np.isfinite(trial.valid_loss)]
+    sizes = sorted({trial.hyperparameters.get("batch_size", 0) for trial in trials})
+    shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, max(len(sizes), 1)))
+    for size, shade in zip(sizes, shades, strict=True):
+        _draw_batch_size(axes, [one for one in judged if one.hyperparameters.get("batch_size", 0) == size], size, shade)
+    axes.axhline(chance, color=ACCENT, linestyle=":", linewidth=1)
+    axes.annotate("chance", (0.01, chance), xycoords=("axes fraction", "data"), color=ACCENT, va="bottom")
+    lost = [trial.hyperparameters["learning_rate"] for trial in trials if trial.failure]
+    axes.plot(lost, [0.97] * len(lost), "x", color=ACCENT, transform=axes.get_xaxis_transform())
+    axes.set(xscale="log", xlabel="learning rate", ylabel="validation loss, nats per photo")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    losses = [min(trial.valid_loss, 2 * chance) for trial in judged]
+    axes.set_ylim(0.7 * min(losses, default=0), 1.12 * max([chance, *losses]))
+    axes.set_title(_trials_title(trials), loc="left", fontsize=10)
+    axes.spines[["top", "right"]].set_visible(False)
+    if judged:
+        _mark_best(axes, min(judged, key=lambda trial: trial.valid_loss))
+        axes.legend(title="batch size", frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _trials_title(trials: Sequence["Trial"]) -> str:
+    stopped, failed = sum(trial.status == "Stopped" for trial in trials), sum(bool(trial.failure) for trial in trials)
+    notes = [f"{stopped} stopped early (hollow)"] * bool(stopped) + [f"{failed} failed (crosses)"] * bool(failed)
+    return ", ".join([f"{len(trials)} trials", *notes])
+
+
+def _draw_batch_size(axes: Axes, trials: Sequence["Trial"], size: float, shade: np.ndarray) -> None:
+    """Draw the trials of one batch size: filled those that ran to their end, hollow those that were stopped."""
+    rates = [trial.hyperparameters["learning_rate"] for trial in trials]
+    losses = [trial.valid_loss for trial in trials]
+    faces = [shade if trial.status != "Stopped" else (1, 1, 1, 1) for trial in trials]
+    axes.scatter(rates, losses, s=46, facecolors=faces, edgecolors=[shade], linewidths=1.5, zorder=3)
+    axes.scatter(
+        [], [], s=46, color=[shade], label=f"{size:.0f}"
+    )  # the legend's entry is filled, whatever the first is
+
+
+def _mark_best(axes: Axes, best: "Trial") -> None:
+    rate, loss = best.hyperparameters["learning_rate"], best.valid_loss
+    axes.plot(rate, loss, "o", markersize=13, markerfacecolor="none", markeredgecolor=ACCENT, markeredgewidth=1.5)
+    words = f"best: {loss:.3f} at {rate:.2g}, batch {best.hyperparameters.get('batch_size', 0):.0f}"
+    axes.annotate(words, (rate, loss), (0, -22), textcoords="offset points", ha="center", color=ACCENT, fontsize=9)
+
+
+def clusters(results: Mapping[str, "TrainingResults"]) -> Figure:
+    """Draw what several instances change: photos of each rank, seconds of training, and instance-seconds billed.
+
+    Args:
+        results: What to call each job, e.g. "1 instance", to its `opslib.aws.training.TrainingResults`.
+    """
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(11, 1.6 + 0.5 * len(results)), layout="constrained")
+    names = list(results)
+    for row, result in enumerate(results.values()):
+        _draw_shares(left, row, [rank["train_photos"] for rank in result.ranks])
+    left.set(xlabel="train photos", title="who computed the photos")
+    _draw_bars(middle, [result.summary.train_seconds for result in results.values()], "seconds", "time")
+    billed = [result.summary.billed_instance_seconds for result in results.values()]
+    _draw_bars(right, billed, "seconds x instances", "bill")
+    for axes in (left, middle, right):
+        axes.set_yticks(range(len(names)), names if axes is left else [""] * len(names))
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)
+    return figure
+
+
+def _draw_shares(axes: Axes, row: int, shares: Sequence[int]) -> None:
+    start = 0
+    for rank, photos in enumerate(shares):
+        axes.barh(row, photos, left=start, color=VALID if rank % 2 == 0 else TRAIN, height=0.6)
+        axes.text(start + photos / 2, row, str(photos), ha="center", va="center", color="white", fontsize=9)
+        start += photos
+
+
+def _draw_bars(axes: Axes, values: Sequence[float], unit: str, title: str) -> None:
+    axes.barh(range(len(values)), values, color=TRAIN, height=0.6)
+    for row, value in enumerate(values):
+        axes.text(value, row, f" {value:.0f}", va="center", fontsize=9)
+    axes.set(xlabel=unit, title=title, xlim=(0, 1.2 * max([*values, 1])))

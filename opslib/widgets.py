@@ -25,10 +25,20 @@ class TrainingProgress(Protocol):
     """What a look at a training job tells (`opslib.aws.training.follow_training`)."""
 
     status: str
-    secondary_status: str
+    stage: str
     elapsed_seconds: float
     lines: Sequence[str]
     metrics: Sequence[dict[str, Any]]
+
+
+class TuningProgress(Protocol):
+    """What a look at a tuning job tells (`opslib.aws.tuning.follow_tuning`)."""
+
+    status: str
+    elapsed_seconds: float
+    trials: Sequence[Any]
+    max_jobs: int
+    best: Any
 
 
 class EndpointProgress(Protocol):
@@ -80,10 +90,36 @@ def training_progress(*, classes: int) -> Callable[[TrainingProgress], None]:
             line.write(progress.status, f"{progress.elapsed_seconds:.0f} s, {len(progress.metrics)} epochs")
             figure.update(HTML(""))  # the next cell draws the curves from the job's own files
             return
-        line.write(progress.status, f"{progress.secondary_status} · {progress.elapsed_seconds:.0f} s", last_line)
+        line.write(progress.status, f"{progress.stage} · {progress.elapsed_seconds:.0f} s", last_line)
         if len(progress.metrics) > max(drawn_rows, 1):
             drawn_rows = len(progress.metrics)
             figure.update(plots.learning_curves(progress.metrics, classes=classes))
+
+    return show
+
+
+def tuning_progress(*, classes: int) -> Callable[[TuningProgress], None]:
+    """Return a callback that shows a tuning job in place: its trials so far, and the best of them.
+
+    Args:
+        classes: number of classes, for the line of guessing.
+    """
+    line, figure = _Line(), display(HTML(""), display_id=True)
+    drawn: list[tuple[str, str, float | None]] = []
+
+    def show(progress: TuningProgress) -> None:
+        nonlocal drawn
+        running = sum(trial.status == "InProgress" for trial in progress.trials)
+        done = f"{len(progress.trials) - running} of {progress.max_jobs} trials ended, {running} running"
+        best = f", best valid_loss {progress.best.valid_loss:.4f}" if progress.best else ""
+        line.write(progress.status, f"{done}{best} · {progress.elapsed_seconds:.0f} s")
+        if progress.status == "Completed":
+            figure.update(HTML(""))  # the next cell draws them from the results
+            return
+        state = [(trial.name, trial.status, trial.valid_loss) for trial in progress.trials]
+        if progress.best and state != drawn:
+            drawn = state
+            figure.update(plots.trials(progress, classes=classes))
 
     return show
 
