@@ -8,6 +8,7 @@ import contextlib
 import difflib
 import json
 import logging
+import os
 import re
 import signal
 import sys
@@ -170,6 +171,17 @@ def _handling(numbers: tuple[signal.Signals, ...], handler: Callable[[int, Any],
     finally:
         for number, previous in before.items():
             signal.signal(number, previous if previous is not None else signal.SIG_DFL)
+
+
+def enter_project() -> None:
+    """Leave the project's folder `notebooks`, where JupyterLab starts a chapter's kernel, for the project's own folder.
+
+    So `photos` and `runs` are the same folders for all chapters, and for `python -m opslib`. From anywhere else the
+    working directory stays as it is.
+    """
+    here, project = Path.cwd(), Path(__file__).resolve().parent.parent
+    if here.resolve() == project / "notebooks":
+        os.chdir(project)
 
 
 def write_summary(run: Run, **figures: Any) -> dict[str, Any]:

@@ -137,3 +137,15 @@ def test_a_run_that_is_interrupted_twice_is_swept(make_notebook, tmp_path, rehea
         assert running.stdout.read().startswith("failed   the run was interrupted")
     (summary,) = [json.loads(path.read_text()) for path in home.glob("*/summary.json")]
     assert (summary["status"], summary["leftovers"]) == ("failed", [])
+
+
+def test_a_chapter_works_in_the_projects_folder_wherever_its_kernel_started(tmp_path, monkeypatch) -> None:
+    project = Path(notebook.__file__).parent.parent
+    monkeypatch.chdir(project / "notebooks")
+    notebook.enter_project()
+    assert Path.cwd() == project
+    notebook.enter_project()
+    assert Path.cwd() == project
+    monkeypatch.chdir(tmp_path)
+    notebook.enter_project()
+    assert Path.cwd() == tmp_path

@@ -35,6 +35,15 @@ def staged_code(spec: TrainingSpec) -> Iterator[Path]:
         yield source
 
 
+def checkpoints_uri(run: Run, bucket: str) -> str:
+    """Return where all jobs of a run keep features and training state.
+
+    What lies there is named after its content, so a second job finds the features of the first, and of training states
+    only its own.
+    """
+    return f"s3://{bucket}/{run.prefix}/checkpoints"
+
+
 def build_trainer(
     run: Run, spec: TrainingSpec, job: JobSpec, *, place: tuple[str, str], source: Path, base_name: str
 ) -> "ModelTrainer":
@@ -70,10 +79,8 @@ def build_trainer(
             compute=_compute(job),
             stopping_condition=_stopping_condition(job),
             output_data_config=OutputDataConfig(s3_output_path=f"s3://{bucket}/{run.prefix}/training"),
-            # All jobs of a run share it: what they keep there is named after its content, so a second job finds the
-            # features of the first, and only its own training state.
             checkpoint_config=configs.CheckpointConfig(
-                s3_uri=f"s3://{bucket}/{run.prefix}/checkpoints", local_path=CHECKPOINT_FOLDER
+                s3_uri=checkpoints_uri(run, bucket), local_path=CHECKPOINT_FOLDER
             ),
             hyperparameters=spec.hyperparameters() | {"checkpoint_dir": CHECKPOINT_FOLDER},
             tags=[configs.Tag(key=tag["Key"], value=tag["Value"]) for tag in run.tags],

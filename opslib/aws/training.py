@@ -16,7 +16,7 @@ from opslib.aws.progress import ENDED, TrainingProgress, describe_training, foll
 from opslib.aws.roles import once_role_is_known
 from opslib.aws.session import client
 from opslib.aws.storage import download_file
-from opslib.aws.trainers import before_create, build_trainer, photos_channel, staged_code
+from opslib.aws.trainers import before_create, build_trainer, checkpoints_uri, photos_channel, staged_code
 from opslib.errors import AwsError, TrainingFailed
 from opslib.specs import JobSpec, TrainingSpec
 
@@ -28,6 +28,7 @@ __all__ = [
     "TrainingProgress",
     "TrainingResults",
     "TrainingSummary",
+    "checkpoints_uri",
     "delete_training",
     "follow_training",
     "start_training",

@@ -146,6 +146,7 @@ def test_not_a_run_id() -> None:
         ("arn:aws:lambda:us-east-1:123456789012:function:f", ("function", "f")),
         ("arn:aws:sagemaker:us-east-1:123456789012:endpoint-config/e", ("endpoint-config", "e")),
         ("arn:aws:sagemaker:us-east-1:123456789012:training-job/j", ("training-job", "j")),
+        ("arn:aws:sagemaker:us-east-1:123456789012:hyper-parameter-tuning-job/t", ("tuning-job", "t")),
         ("arn:aws:sqs:us-east-1:123456789012:q", ("resource", "arn:aws:sqs:us-east-1:123456789012:q")),
     ],
 )
