@@ -1,7 +1,7 @@
 """Fine-tuning of the backbone's last stages, after the head has learnt to read the frozen ones."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,6 +16,7 @@ from opslib.vision.backbones import Backbone
 from opslib.vision.data import Photo
 from opslib.vision.features import FeatureExtractor
 from opslib.vision.model import Classifier
+from opslib.vision.runtimes import PHOTOS_PER_BATCH
 from opslib.vision.sharing import Share
 from opslib.vision.transforms import evaluation_pixels, normalised, training_pixels
 
@@ -25,7 +26,6 @@ BACKBONE_SLOWER = 10.0
 STAGE_SLOWER = 3.0
 """Each earlier stage learns by a third of the one after it: edges and colours are the same in all photos."""
 
-_VALIDATION_BATCH = 16
 _MOST_OF = 0.8
 
 
@@ -85,15 +85,16 @@ class FineTuning:
         self._own = {position: share.photos.files["train"][position] for position in share.positions["train"]}
         self._pool = ThreadPoolExecutor(max(1, extractor.workers), thread_name_prefix="decoding")
 
-    def train_scores(self, epoch: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scores and labels of this rank's photos of a batch, each in a crop that is this epoch's."""
+    def train_scores(self, epoch: int, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield scores and labels of this rank's photos of a batch, a few at a time, each in this epoch's crop."""
         photos = [self._own[row] for row in rows.tolist() if row in self._own]
         crop = training_pixels(self._view)
 
         def pixels(picture: Image.Image, photo: Photo) -> numpy.ndarray:
             return crop(picture, random.Random(f"{self._seed}/{epoch}/{photo.key}"))  # noqa: S311 - no secret
 
-        return self._scores(photos, pixels), torch.tensor([photo.label for photo in photos], dtype=torch.int64)
+        for few in self._few(photos):
+            yield self._scores(few, pixels), torch.tensor([photo.label for photo in few], dtype=torch.int64)
 
     def validation_scores(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores and labels of this rank's validation photos."""
@@ -104,13 +105,16 @@ class FineTuning:
     def scores(self, split: str) -> torch.Tensor:
         """Return the scores of the centre views of this rank's photos of a split, float32 (photos, classes)."""
         centre, photos = evaluation_pixels(self._view), self._share.own(split)
-        batches = [photos[start : start + _VALIDATION_BATCH] for start in range(0, len(photos), _VALIDATION_BATCH)]
-        rows = [self._scores(batch, lambda picture, _: centre(picture)) for batch in batches]
+        rows = [self._scores(few, lambda picture, _: centre(picture)) for few in self._few(photos)]
         return torch.cat(rows) if rows else torch.empty(0, len(self._share.photos.classes))
 
+    def _few(self, photos: Sequence[Photo]) -> Iterator[Sequence[Photo]]:
+        """Yield photos in batches that the device computes fast; their gradients add up to the whole batch's."""
+        size = PHOTOS_PER_BATCH[self._extractor.device.type]
+        for start in range(0, len(photos), size):
+            yield photos[start : start + size]
+
     def _scores(self, photos: Sequence[Photo], pixels: Callable[[Image.Image, Photo], numpy.ndarray]) -> torch.Tensor:
-        if not photos:
-            return torch.empty(0, len(self._share.photos.classes))
         views = list(self._pool.map(lambda photo: pixels(self._extractor.decode(photo), photo), photos))
         batch = torch.from_numpy(numpy.stack(views)).to(self._extractor.device)
         return self.module(normalised(batch, self._view).contiguous(memory_format=torch.channels_last)).cpu()

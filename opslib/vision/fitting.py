@@ -50,8 +50,8 @@ class Problem(Protocol):
     size: int
     validation_size: int
 
-    def train_scores(self, epoch: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scores and labels of those training rows that are this rank's own; perhaps none."""
+    def train_scores(self, epoch: int, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield scores and labels of those training rows that are this rank's own, as few at a time as suits it."""
 
     def validation_scores(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores and labels of this rank's own validation photos."""
@@ -155,12 +155,11 @@ class _Fit:
     def _step(self, rows: torch.Tensor) -> torch.Tensor:
         """Take one step; return this rank's sums of loss and hits."""
         self.flat.zero_()
-        scores, labels = self.problem.train_scores(self.state.epoch, rows)
         sums = torch.zeros(2, dtype=torch.float64)
-        if len(labels):
+        for scores, labels in self.problem.train_scores(self.state.epoch, rows):
             loss = functional.cross_entropy(scores, labels, reduction="sum")
             (loss / len(rows)).backward()
-            sums = torch.stack([loss.detach(), (scores.detach().argmax(dim=1) == labels).sum()]).double().cpu()
+            sums += torch.stack([loss.detach(), (scores.detach().argmax(dim=1) == labels).sum()]).double().cpu()
         self.flat[-1] = self.course.interruption.requested
         self.course.ranks.add(self.flat)
         self.optimizer.step()

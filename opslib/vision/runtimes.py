@@ -23,7 +23,9 @@ from opslib.vision.transforms import TransformSpec, normalised
 
 # On a CPU the activations of a larger batch no longer fit the heap that malloc reuses: with 32 photos half of the time
 # goes to the kernel, which maps and clears pages (32 photos per CPU second, against 64 in batches of 4).
-_PHOTOS_PER_BATCH = {"cpu": 4, "cuda": 64}
+PHOTOS_PER_BATCH = {"cpu": 4, "cuda": 64}
+"""Photos that torch computes at once, by the type of the device."""
+
 _TOLERANCE = 1e-3
 
 
@@ -69,7 +71,7 @@ def _torch_runtime(backbone: Backbone, device: torch.device) -> Runtime:
     module = fold_batch_norm(backbone.module, backbone.transform.size)
     module = module.to(device=device, memory_format=torch.channels_last)
     compute = partial(_compute_by_torch, module, backbone.transform, device)
-    return Runtime("torch", precision_on(device), _PHOTOS_PER_BATCH[device.type], compute)
+    return Runtime("torch", precision_on(device), PHOTOS_PER_BATCH[device.type], compute)
 
 
 @torch.inference_mode()

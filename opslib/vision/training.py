@@ -2,7 +2,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -252,11 +252,12 @@ class HeadTraining:
         self._own = torch.full((self.size,), -1)
         self._own[rows] = torch.arange(len(rows))
 
-    def train_scores(self, _: int, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return scores and labels of this rank's rows; every epoch sees the same."""
+    def train_scores(self, _: int, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield scores and labels of this rank's rows at once; every epoch sees the same."""
         own = self._own[rows]
         own = own[own >= 0]
-        return self.module(self._train.values[own]), self._train.labels[own]
+        if len(own):
+            yield self.module(self._train.values[own]), self._train.labels[own]
 
     def validation_scores(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return scores and labels of this rank's validation photos."""
