@@ -103,6 +103,17 @@ def execution_statements(place: Place, bucket: str, prefix: str) -> list[Stateme
     )
 
 
+def instance_statements(place: Place, bucket: str, photos_prefix: str, prefix: str) -> list[Statement]:
+    """What an EC2 box may do: read the photos, and read and write under `prefix`, where script and model lie."""
+    arn, folders = place.bucket_arn(bucket), [f"{photos_prefix.strip('/')}/*", f"{prefix.strip('/')}/*"]
+    listing = {"StringLike": {"s3:prefix": folders}}
+    return [
+        {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": arn, "Condition": listing},
+        {"Effect": "Allow", "Action": "s3:GetObject", "Resource": [f"{arn}/{folder}" for folder in folders]},
+        *write_objects_statements(place, bucket, prefix.strip("/")),
+    ]
+
+
 def invoke_endpoint_statements(place: Place, endpoint_name: str) -> list[Statement]:
     """Invoke exactly one endpoint. SageMaker writes endpoint names in lower case in their ARNs."""
     arn = place.arn("sagemaker", f"endpoint/{endpoint_name.lower()}")

@@ -91,6 +91,63 @@ def ensure_function_role(run: Run, endpoint_name: str, function_name: str = "") 
     return ensure_role(run, run.name("lambda"), "lambda.amazonaws.com", statements)
 
 
+def ensure_instance_profile(run: Run, bucket: str, photos_prefix: str) -> str:
+    """Make the instance profile of the run's EC2 boxes, with a role of its own; return the profile's name.
+
+    The role reads `photos_prefix` of `bucket`, and reads and writes under the run's instances/, nothing else.
+
+    Raises:
+        AwsError: IAM refused.
+    """
+    name, iam = run.name("instance"), client("iam")
+    statements = policies.instance_statements(here(), bucket, photos_prefix, f"{run.prefix}/instances")
+    ensure_role(run, name, "ec2.amazonaws.com", statements)
+    with explained(f"making instance profile {name}"):
+        if not instance_profile_exists(name):
+            run.record("instance-profile", name)
+            iam.create_instance_profile(InstanceProfileName=name, Path=ROLE_PATH, Tags=run.tags)
+        if not iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:
+            iam.add_role_to_instance_profile(InstanceProfileName=name, RoleName=name)
+    return name
+
+
+def instance_profile_exists(name: str) -> bool:
+    """Tell whether there is an instance profile of that name.
+
+    Raises:
+        AwsError: IAM refused.
+    """
+    with explained(f"looking at instance profile {name}"), gone_is_fine():
+        client("iam").get_instance_profile(InstanceProfileName=name)
+        return True
+    return False
+
+
+def list_instance_profiles(prefix: str) -> list[str]:
+    """Return the names of the instance profiles made here that begin with a prefix.
+
+    Raises:
+        AwsError: IAM refused.
+    """
+    with explained(f"listing the instance profiles under {ROLE_PATH}"):
+        pages = client("iam").get_paginator("list_instance_profiles").paginate(PathPrefix=ROLE_PATH)
+        names = [profile["InstanceProfileName"] for page in pages for profile in page["InstanceProfiles"]]
+    return [name for name in names if name.startswith(prefix)]
+
+
+def delete_instance_profile(name: str) -> None:
+    """Delete an instance profile, not its role; succeeds when it is already gone.
+
+    Raises:
+        AwsError: IAM refused.
+    """
+    iam = client("iam")
+    with explained(f"deleting instance profile {name}"), gone_is_fine():
+        for role in iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]["Roles"]:
+            iam.remove_role_from_instance_profile(InstanceProfileName=name, RoleName=role["RoleName"])
+        iam.delete_instance_profile(InstanceProfileName=name)
+
+
 def delete_role(name: str) -> None:
     """Delete a role with its policies; succeeds when it is already gone.
 

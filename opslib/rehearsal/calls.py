@@ -67,3 +67,9 @@ class Call:
 
 
 Operation = Callable[[Call], dict[str, Any]]
+
+Witness = Callable[[Call], Callable[[bytes], bytes]]
+"""Sees a call that moto will answer, and returns what turns the body of that answer into the one that is sent.
+
+It raises ServiceError to refuse the call.
+"""

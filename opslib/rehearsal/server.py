@@ -21,7 +21,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import FakeBucket
 
 from opslib.errors import RehearsalError
-from opslib.rehearsal.calls import Operation
+from opslib.rehearsal.calls import Operation, Witness
 from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
 from opslib.rehearsal.extensions import build_extensions
 from opslib.rehearsal.gateway.gate import Gate
@@ -51,6 +51,7 @@ class Rehearsal:
         self._restore: dict[str, str | None] = {}
         self._extensions: list[Extension] = []
         self._operations: dict[str, Operation] = {}
+        self._witnesses: dict[str, Witness] = {}
         self._server: HttpServer | None = None
 
     def __enter__(self) -> "Rehearsal":
@@ -67,6 +68,7 @@ class Rehearsal:
         """Let an extension answer its operations from now on."""
         self._extensions.append(extension)
         self._operations.update(extension.operations)
+        self._witnesses.update(getattr(extension, "witnesses", {}))
 
     def serve(self) -> None:
         """Set the standard variables in this process and start answering, on a thread of its own."""
@@ -75,7 +77,7 @@ class Rehearsal:
         administrator = create_administrator()
         self.environment = standard_variables(self.endpoint_url, self.region, administrator, self.directory)
         self._restore |= set_variables(self.environment)
-        gate = Gate(MotoApplication(), self._operations)
+        gate = Gate(MotoApplication(), self._operations, self._witnesses)
         self._server = HttpServer(self._listener, gate.respond)
         self._server.start()
 

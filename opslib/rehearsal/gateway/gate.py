@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 from moto.core.model import OperationModel
 from moto.s3.models import s3_backends
 
-from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError, Witness
 from opslib.rehearsal.gateway.actions import Need, needs_of, s3_needs
 from opslib.rehearsal.gateway.incoming import Incoming, operation_model
 from opslib.rehearsal.gateway.protocols import JSON_PROTOCOLS, Reply, read_parameters, write_error, write_reply
@@ -38,11 +38,15 @@ _MOTO = "/moto-api"
 
 
 class Gate:
-    """Answers requests: `operations` are the rehearsal's own, by "service.Operation"; moto answers the others."""
+    """Answers requests: `operations` are the rehearsal's own, by "service.Operation"; moto answers the others.
 
-    def __init__(self, moto: Wsgi, operations: Mapping[str, Operation]) -> None:
+    A witness sees a call before moto answers it, may refuse it, and may change the body of the answer.
+    """
+
+    def __init__(self, moto: Wsgi, operations: Mapping[str, Operation], witnesses: Mapping[str, Witness]) -> None:
         self._moto = moto
         self._operations = operations
+        self._witnesses = witnesses
 
     def respond(self, environ: dict[str, Any], body: bytes) -> Reply:
         """Answer one request, given as a WSGI environ and its body."""
@@ -68,14 +72,18 @@ class Gate:
             raise _unknown_operation(incoming)
         params = self._read_and_validate(incoming, model)
         authorize(incoming, principal, params)
-        operation = self._operations.get(f"{incoming.service}.{incoming.operation}")
-        if operation is None or model is None:
-            return self._ask_moto(incoming, model)
         region = incoming.signature.region if incoming.signature else "us-east-1"
         call = Call(
             incoming.service, incoming.operation, params, principal, region, incoming.request_id, incoming.headers
         )  # fmt: skip
-        return _checked_reply(model, operation(call))
+        name = f"{incoming.service}.{incoming.operation}"
+        if name in self._operations and model is not None:
+            return _checked_reply(model, self._operations[name](call))
+        after = self._witnesses[name](call) if name in self._witnesses else None
+        reply = self._ask_moto(incoming, model)
+        if after is not None and reply.status < 300:
+            reply = Reply(reply.status, reply.headers, after(reply.body))
+        return reply
 
     def _read_and_validate(self, incoming: Incoming, model: OperationModel | None) -> dict[str, Any]:
         if model is None or incoming.protocol not in JSON_PROTOCOLS:
@@ -208,6 +216,8 @@ def _as_spoken(error: ServiceError, incoming: Incoming) -> ServiceError:
     """Return the error under the name that this service and protocol have for it."""
     if incoming.service == "s3" and error.code in _S3_ANSWERS:
         return ServiceError(*_S3_ANSWERS[error.code], status=403)
+    if incoming.service == "ec2" and error.code == "AccessDeniedException":
+        return ServiceError("UnauthorizedOperation", error.message, error.status)
     if incoming.protocol not in JSON_PROTOCOLS:
         return ServiceError(_XML_CODES.get(error.code, error.code), error.message, error.status, error.members)
     code = _JSON_CODES.get(error.code, error.code)
