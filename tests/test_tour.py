@@ -19,11 +19,13 @@ KEYS = {
 }
 
 
-def tour(directory: Path, *arguments: str) -> tuple[subprocess.CompletedProcess, dict]:
+def tour(
+    directory: Path, *arguments: str, notebook: Path = ROOT / "train_and_deploy.ipynb"
+) -> tuple[subprocess.CompletedProcess, dict]:
     """Run the notebook as `make run` does, in a directory of its own; return the process and its summary."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
     rehearsed = [sys.executable, "-m", "opslib.rehearsal", "run", "--"]
-    command = [sys.executable, "-m", "opslib", "run", str(ROOT / "train_and_deploy.ipynb"), *arguments]
+    command = [sys.executable, "-m", "opslib", "run", str(notebook), *arguments]
     done = subprocess.run(
         [*rehearsed, *command],
         cwd=directory,

@@ -7,6 +7,7 @@ A box is known by its name, the tag `Name`, which is written down before the box
 
 import importlib
 import json
+import re
 import shlex
 import time
 from collections.abc import Callable, Iterator
@@ -38,11 +39,21 @@ _POLL_SECONDS, _END_SECONDS, _SPREAD_SECONDS = 5.0, 600.0, 60.0
 
 @dataclass(frozen=True)
 class InstanceProgress:
-    """A look at a box: EC2's word for its state (`gone` when it is), and the lines of its log that are new."""
+    """A look at a box.
 
-    name: str
-    state: str
+    Attributes:
+        status: `Completed` or `Failed` when the box has ended, `InProgress` before.
+        stage: EC2's word for its state; `terminated` also when EC2 has forgotten it.
+        elapsed_seconds: Since the first look.
+        lines: The lines of its log that are new.
+        metrics: A row for each epoch so far.
+    """
+
+    status: str
+    stage: str
+    elapsed_seconds: float
     lines: tuple[str, ...]
+    metrics: tuple[dict[str, float], ...]
 
 
 @dataclass(frozen=True)
@@ -246,21 +257,40 @@ def follow_instance(name: str, output: str, *, poll_seconds: float = _POLL_SECON
     Raises:
         AwsError: AWS refused.
     """
-    shown = 0
+    shown, started = 0, time.monotonic()
     while True:
         states = list(find_instances(name).values())
         lines = _text(f"{output}/{LOG}").splitlines()
-        yield InstanceProgress(name, states[0] if states else "gone", tuple(lines[shown:]))
+        status = "InProgress" if states else "Completed" if _exit_code(output) == "0" else "Failed"
+        stage, elapsed = states[0] if states else "terminated", time.monotonic() - started
+        yield InstanceProgress(status, stage, elapsed, tuple(lines[shown:]), tuple(_epochs(lines)))
         shown = max(shown, len(lines))
         if not states:
             return
         time.sleep(poll_seconds)
 
 
+def _epochs(lines: list[str]) -> Iterator[dict[str, float]]:
+    """Yield the figures of the lines `epoch=1 train_loss=...`, each epoch once."""
+    seen = 0.0
+    for line in lines:
+        if line.startswith("epoch="):
+            row = {name: float(value) for name, value in re.findall(r"(\w+)=([-+.\deE]+)(?= |$)", line)}
+            if row.get("epoch", 0.0) > seen:  # the last line repeats the best
+                seen = row["epoch"]
+                yield row
+
+
+def _exit_code(output: str) -> str:
+    return _text(f"{output}/{EXIT_CODE}").strip()
+
+
 def wait_for_instance(
     name: str, output: str, *, on_progress: Callable[[InstanceProgress], object] | None = None, poll_seconds: float = 5
-) -> None:
-    """Wait until a box has ended; if anything goes wrong meanwhile, also here, the box is terminated.
+) -> InstanceProgress:
+    """Wait until a box has ended and return the last look at it.
+
+    If anything goes wrong meanwhile, also here (a notebook that is interrupted), the box is terminated.
 
     Raises:
         TrainingFailed: the script failed, or the box ended before it; the message holds its last log lines.
@@ -273,11 +303,12 @@ def wait_for_instance(
     except BaseException:
         delete_instance(name)
         raise
-    code = _text(f"{output}/{EXIT_CODE}").strip()
-    if code != "0":
+    if progress.status == "Failed":
+        code = _exit_code(output)
         why = f"ec2train.py ended with exit code {code}" if code else "it was interrupted, or ran out of time"
         last = "\n".join(_text(f"{output}/{LOG}").splitlines()[-10:])
         raise TrainingFailed(f"the box {name} left no model: {why}\nits last log lines:\n{last}")
+    return progress
 
 
 def fetch_results(output: str, directory: Path) -> InstanceResults:
