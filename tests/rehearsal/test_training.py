@@ -196,7 +196,7 @@ def test_hosts_run_side_by_side_and_share_the_input(job, bucket):
 def test_a_host_that_fails_ends_the_others(job):
     job.shell("if [ $CURRENT_HOST = algo-2 ]; then echo lost > /opt/ml/output/failure; exit 9; fi; exec sleep 1000")
     described = job.ended(ResourceConfig=job.request["ResourceConfig"] | {"InstanceCount": 2})
-    assert described["FailureReason"] == "AlgorithmError: lost, exit code: 9"
+    assert described["FailureReason"] == "AlgorithmError: algo-2: lost, exit code: 9"
 
 
 def test_a_manifest_names_the_objects(job, bucket):

@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from opslib.rehearsal.role_storage import RoleStorage, split_uri
-from opslib.rehearsal.training.channels import Channel, fetch_channel
 from opslib.rehearsal.training.job import TrainingJob
 
 _FAST = 1  # weights hardly compress; the default level takes five times as long
@@ -35,37 +34,6 @@ def upload_artifacts(
         storage.write(bucket, f"{prefix}/model.tar.gz", _packed(model))
     if output:
         storage.write(bucket, f"{prefix}/output.tar.gz", _packed(output))
-
-
-def fetch_checkpoints(job: TrainingJob, directory: Path, storage: RoleStorage) -> None:
-    """Bring a host the checkpoints that an earlier job left under CheckpointConfig's address.
-
-    Raises:
-        StorageRefused: one of them cannot be read.
-    """
-    uri = _checkpoint_uri(job)
-    if uri:
-        fetch_channel(Channel("checkpoints", uri, "S3Prefix", "FullyReplicated", {}), storage, directory, (0, 1))
-
-
-def upload_checkpoints(job: TrainingJob, directory: Path, storage: RoleStorage) -> None:
-    """Save a host's checkpoints. AWS does it all the time; here it is done once, when the host has ended.
-
-    Raises:
-        StorageRefused: the role may not write there, or there is no such bucket.
-    """
-    uri = _checkpoint_uri(job)
-    if not uri:
-        return
-    bucket, prefix = split_uri(uri)
-    for name, path in _files([directory]).items():
-        if path.is_file():
-            storage.write(bucket, f"{prefix}{name}", path.read_bytes())
-
-
-def _checkpoint_uri(job: TrainingJob) -> str:
-    uri = job.params.get("CheckpointConfig", {}).get("S3Uri", "")
-    return f"{uri.rstrip('/')}/" if uri else ""
 
 
 def _files(directories: Iterable[Path]) -> dict[str, Path]:

@@ -8,14 +8,17 @@ import os
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from opslib.rehearsal.processes.containers import Container, build_container
 from opslib.rehearsal.processes.keeper import Process, start_process
 from opslib.rehearsal.role_storage import RoleStorage
-from opslib.rehearsal.training.artifacts import fetch_checkpoints
 from opslib.rehearsal.training.channels import Channel, fetch_channel
+from opslib.rehearsal.training.cores import on_cores, share_of_cores
 from opslib.rehearsal.training.job import MAX_FAILURE_REASON, TrainingJob
 from opslib.rehearsal.training.program import (
     Program,
@@ -35,8 +38,11 @@ class TrainingHost:
     def __init__(self, job: TrainingJob, directory: Path, position: int, count: int) -> None:
         self.name = f"algo-{position + 1}"
         self.process: Process | None = None
+        self.lines_heard = 0
         self._job = job
         self._position, self._count = position, count
+        self._cores = share_of_cores(position, count)
+        self._master_port = 0
         self._program: Program = read_program(job.params)
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
         self.container: Container = build_container(directory / self.name)
@@ -64,6 +70,7 @@ class TrainingHost:
             StorageRefused: an object cannot be read.
         """
         root = self.container.root
+        self._master_port = master_port
         for made in (self.model_directory, self.output_directory, root / "input" / "config", root / "code"):
             made.mkdir(parents=True, exist_ok=True)
         hyperparameters = self._job.params.get("HyperParameters", {})
@@ -73,17 +80,15 @@ class TrainingHost:
         self._write_config("inputdataconfig", {channel.name: channel.config for channel in channels})
         for channel in channels:
             fetch_channel(channel, storage, root / "input" / "data" / channel.name, (self._position, self._count))
-        fetch_checkpoints(self._job, self.checkpoint_directory, storage)
         self._move_drivers(root / "input" / "data" / "sm_drivers", master_port)
         if self._program.script:
             unpack_code(self._program, storage, self.container)
 
-    def start(
-        self, credentials: Mapping[str, str], endpoint: Mapping[str, str], on_line: Callable[[str], None]
-    ) -> None:
-        """Start the program; `on_line` gets each line of its output."""
+    def start(self, variables: Mapping[str, str], on_line: Callable[[str], None]) -> None:
+        """Start the program with `variables` beside its own; `on_line` gets each line of its output."""
 
         def hear(line: str) -> None:
+            self.lines_heard += 1
             self._last_lines.append(line)
             on_line(line)
 
@@ -92,17 +97,33 @@ class TrainingHost:
         if self._program.script:
             command = script_command(self._program, self._job.params, self.container)
             directory = self.container.root / "code"
-        environment = self.container.environment(self._variables() | endpoint | credentials)
-        self.process = start_process(command, env=environment, cwd=directory, on_line=hear)
+        environment = self.container.environment(self._variables() | variables)
+        with on_cores(self._cores):
+            self.process = start_process(command, env=environment, cwd=directory, on_line=hear)
+
+    def cpu_seconds(self) -> float:
+        """Return the computing time of the processes that it runs at the moment."""
+        seconds = 0.0
+        with suppress(psutil.Error):
+            program = psutil.Process(self.process.pid if self.process else None)
+            for process in (program, *program.children(recursive=True)):
+                with suppress(psutil.Error):
+                    seconds += sum(process.cpu_times()[:2])
+        return seconds
 
     def failure_reason(self, exit_code: int) -> str:
-        """Return the FailureReason of this host's exit: the failure file's text and the exit code, as AWS writes it."""
+        """Return the FailureReason of this host's exit: the failure file's text and the exit code, as AWS writes it.
+
+        Of several hosts it names the one that failed.
+        """
         path = self.container.root / "output" / "failure"
         text = path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else ""
         if not text and self._program.script:
             words = "\n".join(self._last_lines)
             text = f'ExecuteUserScriptError:\nExitCode {exit_code}\nErrorMessage "{words}"'
         start, end = "AlgorithmError: ", f", exit code: {exit_code}"
+        if self._count > 1:
+            start += f"{self.name}: "
         return start + text[: MAX_FAILURE_REASON - len(start) - len(end)] + end
 
     def _write_config(self, name: str, value: Any) -> None:
@@ -143,6 +164,8 @@ class TrainingHost:
         }
         if self._count > 1:  # the hosts share this machine's cores
             variables["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self._count))
+        # torchrun's own defaults, for launchers that name no master: two jobs would meet at its port 29500 otherwise.
+        variables |= {"PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(self._master_port)}
         if self._program.script:
-            variables |= script_variables(self._program, params, self._resources())
+            variables |= script_variables(self._program, params, self._resources(), len(self._cores))
         return variables | params.get("Environment", {})

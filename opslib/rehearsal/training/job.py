@@ -17,12 +17,15 @@ _MESSAGES = {
     "Stopping": "Stopping the training job",
     "Stopped": "Training job stopped",
     "MaxRuntimeExceeded": "Training job runtime exceeded MaxRuntimeInSeconds provided by user",
+    "Interrupted": "Training job interrupted: the managed spot instances were taken back",
+    "MaxWaitTimeExceeded": "Training job waiting time exceeded MaxWaitTimeInSeconds provided by user",
 }
 _PRIMARY = {
     "Completed": "Completed",
     "Failed": "Failed",
     "Stopped": "Stopped",
     "MaxRuntimeExceeded": "Stopped",
+    "MaxWaitTimeExceeded": "Stopped",
     "Stopping": "Stopping",
 }
 TERMINAL = frozenset({"Completed", "Failed", "Stopped"})
@@ -52,6 +55,10 @@ class TrainingJob:
         self.failure_reason = ""
         self.model_artifacts = f"{self.output_uri}/model.tar.gz"
         self.metrics: dict[str, dict[str, Any]] = {}
+        self.metric_values: dict[str, list[float]] = {}
+        self.tuning_job_arn = ""
+        self._billed: list[float] = []
+        self._billed_since: datetime | None = None
         self.transitions: list[dict[str, Any]] = []
         self._lock = threading.RLock()
         self.move_to("Starting")
@@ -91,7 +98,11 @@ class TrainingJob:
                 self.transitions[-1]["EndTime"] = moment
             step = {"Status": stage, "StartTime": moment, "StatusMessage": _MESSAGES[stage]}
             if stage == "Downloading":
-                self.training_start_time = moment
+                self.training_start_time = self.training_start_time or moment
+                self._billed_since = moment
+            if self._billed_since and (stage == "Interrupted" or _PRIMARY.get(stage) in TERMINAL):
+                self._billed.append((moment - self._billed_since).total_seconds())
+                self._billed_since = None
             if _PRIMARY.get(stage) in TERMINAL:
                 step["EndTime"] = self.training_end_time = moment
             self.transitions.append(step)
@@ -102,9 +113,10 @@ class TrainingJob:
         self.failure_reason = reason[:MAX_FAILURE_REASON]
 
     def note_metric(self, name: str, value: float) -> None:
-        """Keep the latest value of a metric."""
+        """Keep a value of a metric; the latest is its final one."""
         with self._lock:
             self.metrics[name] = {"MetricName": name, "Value": value, "Timestamp": now()}
+            self.metric_values.setdefault(name, []).append(value)
 
     @property
     def training_seconds(self) -> int | None:
@@ -113,13 +125,27 @@ class TrainingJob:
             return None
         return max(1, ceil(((self.training_end_time or now()) - self.training_start_time).total_seconds()))
 
+    @property
+    def used_seconds(self) -> float:
+        """How long it has had its instances so far, without the time between an interruption and the next start."""
+        with self._lock:
+            running = (now() - self._billed_since).total_seconds() if self._billed_since else 0.0
+            return sum(self._billed) + running
+
+    @property
+    def billable_seconds(self) -> int | None:
+        """What is billed of each instance, in whole seconds, once it has ended."""
+        if self.training_end_time is None or self.training_seconds is None:
+            return None
+        return min(self.training_seconds, max(1, ceil(self.used_seconds)))
+
     def describe(self) -> dict[str, Any]:
         """Return the members of DescribeTrainingJob's reply."""
         with self._lock:
             echoed = {name: self.params[name] for name in _ECHOED if name in self.params}
-            ended = self.training_end_time is not None
             return echoed | {
                 "TrainingJobArn": self.arn,
+                "TuningJobArn": self.tuning_job_arn or None,
                 "ModelArtifacts": {"S3ModelArtifacts": self.model_artifacts},
                 "TrainingJobStatus": self.status,
                 "SecondaryStatus": self.secondary_status,
@@ -131,7 +157,7 @@ class TrainingJob:
                 "TrainingStartTime": self.training_start_time,
                 "TrainingEndTime": self.training_end_time,
                 "TrainingTimeInSeconds": self.training_seconds,
-                "BillableTimeInSeconds": self.training_seconds if ended else None,
+                "BillableTimeInSeconds": self.billable_seconds,
                 "FinalMetricDataList": list(self.metrics.values()) or None,
                 "EnableNetworkIsolation": self.params.get("EnableNetworkIsolation", False),
                 "EnableInterContainerTrafficEncryption": self.params.get(

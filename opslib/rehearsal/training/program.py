@@ -20,6 +20,9 @@ from opslib.rehearsal.calls import ServiceError
 from opslib.rehearsal.processes.containers import OPT_ML, Container
 from opslib.rehearsal.role_storage import RoleStorage, split_uri
 
+OBJECTIVE = "_tuning_objective_metric"
+"""The hyperparameter by which a tuning job tells its trials the name of its objective."""
+
 
 @dataclass(frozen=True)
 class Program:
@@ -89,18 +92,26 @@ def script_command(program: Program, params: Mapping[str, Any], container: Conta
 
 def script_arguments(params: Mapping[str, Any]) -> list[str]:
     """Return the user's hyperparameters as arguments."""
-    users = {name: value for name, value in decode_hyperparameters(params).items() if not name.startswith("sagemaker_")}
+    users = _users(params)
     pairs = [(f"--{name}" if len(name) > 1 else f"-{name}", _text(value)) for name, value in sorted(users.items())]
     return [part for pair in pairs for part in pair]
+
+
+def _users(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is the script's own: not the toolkit's settings, nor what a tuning job adds."""
+    decoded = decode_hyperparameters(params)
+    return {name: value for name, value in decoded.items() if not name.startswith("sagemaker_") and name != OBJECTIVE}
 
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def script_variables(program: Program, params: Mapping[str, Any], resources: Mapping[str, Any]) -> dict[str, str]:
+def script_variables(
+    program: Program, params: Mapping[str, Any], resources: Mapping[str, Any], cores: int
+) -> dict[str, str]:
     """Return the SM_* variables of script mode, with paths under /opt/ml; `resources` is resourceconfig.json."""
-    users = {name: value for name, value in decode_hyperparameters(params).items() if not name.startswith("sagemaker_")}
+    users = _users(params)
     channels = [channel["ChannelName"] for channel in params.get("InputDataConfig", [])]
     variables = {
         "SM_MODEL_DIR": "/opt/ml/model",
@@ -120,7 +131,7 @@ def script_variables(program: Program, params: Mapping[str, Any], resources: Map
         "SM_CURRENT_INSTANCE_TYPE": resources["current_instance_type"],
         "SM_NETWORK_INTERFACE_NAME": resources["network_interface_name"],
         "SM_RESOURCE_CONFIG": json.dumps(resources),
-        "SM_NUM_CPUS": str(os.cpu_count() or 1),
+        "SM_NUM_CPUS": str(cores),
         "SM_NUM_GPUS": "0",
         "SM_LOG_LEVEL": "20",
     }
