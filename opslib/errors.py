@@ -8,7 +8,7 @@ OpslibError                what happened, and a hint that says what to do
 ├── ArtifactError          model.pth / model.json is missing, damaged or not ours
 ├── ModelRefused           a finished model failed the gate before deployment
 ├── AwsError               AWS refused or failed; carries the service's own words
-│   ├── TrainingFailed     a training job ended as Failed or Stopped
+│   ├── TrainingFailed     a training or tuning job ended as Failed or Stopped
 │   ├── EndpointFailed     an endpoint did not come into service
 │   └── FunctionFailed     a Lambda function failed or answered with an error
 └── RehearsalError         the local AWS cannot start, or was asked for something it cannot rehearse
@@ -61,7 +61,7 @@ class AwsError(OpslibError):
 
 
 class TrainingFailed(AwsError):
-    """A training job ended as Failed or Stopped; the message holds its FailureReason."""
+    """A training or tuning job ended as Failed or Stopped; the message holds its FailureReason."""
 
 
 class EndpointFailed(AwsError):

@@ -5,6 +5,7 @@ container's toolkit unpacks and runs: a tuning job has no entry point of its own
 and each trial is one instance.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -75,7 +76,7 @@ class TuningProgress:
 
     @property
     def best(self) -> Trial | None:
-        """The trial with the lowest validation loss so far."""
+        """The trial with the lowest validation loss so far; one that was stopped only if no other has ended."""
         return _best(self.trials)
 
 
@@ -249,9 +250,10 @@ def _trial(summary: dict[str, Any]) -> Trial:
 
 
 def _best(trials: tuple[Trial, ...]) -> Trial | None:
-    """Return the trial with the lowest loss; NaN is no loss."""
-    judged = [trial for trial in trials if trial.valid_loss is not None and trial.valid_loss == trial.valid_loss]
-    return min(judged, key=lambda trial: trial.valid_loss or 0.0, default=None)
+    """Return the trial with the lowest loss, of those that ran to their end if there are any; NaN is no loss."""
+    judged = [trial for trial in trials if trial.valid_loss is not None and not math.isnan(trial.valid_loss)]
+    completed = [trial for trial in judged if trial.status == "Completed"]
+    return min(completed or judged, key=lambda trial: trial.valid_loss or 0.0, default=None)
 
 
 def wait_for_tuning(name: str, on_progress: Callable[[TuningProgress], object] | None = None) -> TuningResults:

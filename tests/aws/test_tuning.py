@@ -158,13 +158,15 @@ def test_a_long_run_id_still_gives_a_name_that_fits(tmp_path) -> None:
     assert name != tuning._fresh_name(start_run(run_id="a" * 29, home=tmp_path))
 
 
-def trial(name: str, rate: float, loss: float | None) -> tuning.Trial:
-    return tuning.Trial(name, "Completed", {"learning_rate": rate, "batch_size": 64.0}, loss)
+def trial(name: str, rate: float, loss: float | None, status: str = "Completed") -> tuning.Trial:
+    return tuning.Trial(name, status, {"learning_rate": rate, "batch_size": 64.0}, loss)
 
 
 def test_the_best_trial_gives_its_values_to_the_specification() -> None:
     trials = (trial("a", 1e-2, 0.5), trial("b", 1e-3, 0.25), trial("c", 1e-4, None), trial("d", 1, float("nan")))
-    progress = tuning.TuningProgress("job", "Completed", 1.0, trials, 4, {})
+    stopped = trial("e", 1e-5, 0.1, "Stopped")
+    assert tuning._best((stopped,)) == stopped
+    progress = tuning.TuningProgress("job", "Completed", 1.0, (stopped, *trials), 5, {})
     results = tuning._results(progress)
     assert results.best.name == "b"
     spec = TrainingSpec(epochs=3)
