@@ -14,14 +14,14 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from opslib.bundle import backbone_requirements, copy_bundle
-from opslib.errors import ConfigurationError, OpslibError
+from opslib.errors import ConfigurationError, HostLost, OpslibError
 from opslib.specs import TrainingSpec
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
 
     cache = (arguments.checkpoint_dir or cache_home(environment)) / "features"
     output_dir = arguments.output_dir or arguments.model_dir
-    with joined_ranks(environment, on_lost=partial(_fail, environment=environment)) as ranks:
+    with joined_ranks(environment, on_lost=partial(_fail, environment=environment, is_consequence=True)) as ranks:
         output_dir.mkdir(parents=True, exist_ok=True)
         with (output_dir / "metrics.jsonl").open("w", encoding="utf-8") if ranks.is_writer else nullcontext() as rows:
             around = Surroundings(
@@ -139,11 +139,18 @@ def refuse_unlaunched_hosts(environment: Mapping[str, str]) -> None:
         )
 
 
-def write_failure(message: str, environment: Mapping[str, str]) -> None:
-    """Write the reason where SageMaker reads it; outside a training container there is no such place."""
+def write_failure(message: str, environment: Mapping[str, str], *, is_consequence: bool = False) -> None:
+    """Write the reason where SageMaker reads it; outside a training container there is no such place.
+
+    A consequence (another process of this host ended, and so must this one) never hides the reason that came first.
+    """
     folder = Path(environment.get("SM_OUTPUT_DIR", FAILURE_FOLDER))
     if folder.is_dir():
-        (folder / "failure").write_text(message, encoding="utf-8")
+        with (
+            suppress(FileExistsError),
+            (folder / "failure").open("x" if is_consequence else "w", encoding="utf-8") as file,
+        ):
+            file.write(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_unlaunched_hosts(os.environ)
         run(build_parser(os.environ).parse_args(argv), os.environ)
     except OpslibError as error:
-        _fail(str(error), environment=os.environ)
+        _fail(str(error), os.environ, is_consequence=isinstance(error, HostLost))
         return 1
     except Exception as error:
         if type(error).__name__ == "Interrupted":  # its module needs torch, which may not have been imported yet
@@ -169,8 +176,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _fail(message: str, *, environment: Mapping[str, str]) -> None:
-    write_failure(message, environment)
+def _fail(message: str, environment: Mapping[str, str], *, is_consequence: bool) -> None:
+    write_failure(message, environment, is_consequence=is_consequence)
     print(f"error: {message}", file=sys.stderr, flush=True)
 
 

@@ -10,8 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -19,15 +19,14 @@ import torch
 from torch import distributed
 
 from opslib.errors import ConfigurationError, HostLost
+from opslib.vision.heartbeat import Watch
 from opslib.vision.threads import usable_cores
 
-LOST_AFTER_SECONDS = 10.0
-"""A process that has not been heard of for so long is lost; a living one says something every second."""
-
-_BEAT_SECONDS = 1.0
 _JOIN_TIMEOUT = timedelta(minutes=5)
 _EXCHANGE_TIMEOUT = timedelta(hours=2)
 """How long one process may be ahead of another; a lost one is noticed by its silence, much earlier."""
+_LEAVING_SECONDS = 3.0
+_LEAVING_LOOK_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,14 @@ class Ranks:
         world_size: How many there are.
         host: Name of its host.
         local_world_size: How many of them share this host.
+        watch: Who notices that another one is gone.
     """
 
     rank: int = 0
     world_size: int = 1
     host: str = "localhost"
     local_world_size: int = 1
+    watch: Watch | None = field(default=None, repr=False, compare=False)
 
     @property
     def is_writer(self) -> bool:
@@ -65,7 +66,7 @@ class Ranks:
         if self.world_size == 1:
             return [value]
         values = [None] * self.world_size
-        with _loss_explained():
+        with self._loss_explained():
             distributed.all_gather_object(values, value)
         return values
 
@@ -76,7 +77,7 @@ class Ranks:
             HostLost: A rank is gone.
         """
         if self.world_size > 1:
-            with _loss_explained():
+            with self._loss_explained():
                 distributed.all_reduce(tensor)
         return tensor
 
@@ -89,9 +90,12 @@ class Ranks:
         if self.world_size == 1:
             return value
         values = [value]
-        with _loss_explained():
+        with self._loss_explained():
             distributed.broadcast_object_list(values)
         return values[0]
+
+    def _loss_explained(self) -> AbstractContextManager[None]:
+        return self.watch.loss_explained() if self.watch else nullcontext()
 
 
 @contextmanager
@@ -111,16 +115,22 @@ def joined_ranks(environment: Mapping[str, str], on_lost: Callable[[str], None])
     if ranks.world_size == 1:
         yield ranks
         return
-    store = _join(ranks)
-    watch = _Watch(ranks, store.clone(), on_lost)
+    store, hosts = _meet(ranks)
+    watch = Watch(ranks.rank, hosts, store.clone(), on_lost)
+    ranks = replace(ranks, watch=watch)
     try:
-        watch.start(ranks.gather(ranks.host))
+        with watch.loss_explained():
+            _connect(ranks, store)
         yield ranks
         ranks.gather("done")  # nobody leaves before everybody has what it needs
-    finally:
+    except BaseException as error:
+        watch.tell(error)
         watch.stop()
-    ranks.gather("not watching")  # only now may rank 0, which may hold the store, go
-    distributed.destroy_process_group()
+        if ranks.is_writer:  # it may hold the store: the others must have time to read the reason
+            time.sleep(_LEAVING_SECONDS)
+        raise
+    watch.stop()
+    _leave(ranks, store)
 
 
 def read_ranks(environment: Mapping[str, str]) -> Ranks:
@@ -144,78 +154,44 @@ def read_ranks(environment: Mapping[str, str]) -> Ranks:
     return Ranks(rank, world_size, environment.get("SM_CURRENT_HOST") or socket.gethostname(), local_world_size)
 
 
-def _join(ranks: Ranks) -> distributed.Store:
-    """Form the process group, over GPUs' own network where there are any; return the store that it met at."""
-    backend = "nccl" if torch.cuda.is_available() else "gloo"
-    if backend == "nccl":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+def _meet(ranks: Ranks) -> tuple[distributed.Store, list[str]]:
+    """Return the store at which all ranks met, and the names of their hosts."""
     try:
         store, _, _ = next(distributed.rendezvous("env://", timeout=_JOIN_TIMEOUT))
-        distributed.init_process_group(
-            f"cpu:gloo,cuda:{backend}" if backend == "nccl" else backend,
-            store=distributed.PrefixStore("group", store),
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-            timeout=_EXCHANGE_TIMEOUT,
-        )
+        store.set(f"host/{ranks.rank}", ranks.host)
+        return store, [store.get(f"host/{rank}").decode() for rank in range(ranks.world_size)]
     except (RuntimeError, ValueError, TimeoutError) as error:
         raise HostLost(
             f"rank {ranks.rank} on {ranks.host} could not meet the other {ranks.world_size - 1}: {error}",
             hint="one of the hosts did not start; its own log says why",
         ) from error
-    return store
 
 
-@contextmanager
-def _loss_explained() -> Iterator[None]:
-    """Turn torch's error about a closed connection into ours; the watch, a moment later, knows whose it was."""
-    try:
-        yield
-    except RuntimeError as error:
-        # torch's words begin with its source file and end with good wishes.
-        words = str(error).splitlines()[0].rpartition("] ")[2].partition(". ")[0]
-        raise HostLost(
-            f"another process that trains with this one is gone: {words}",
-            hint="the log of the host that ended first says why",
-        ) from error
+def _connect(ranks: Ranks, store: distributed.Store) -> None:
+    """Form the process group, over GPUs' own network where there are any."""
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        backend = "cpu:gloo,cuda:nccl"
+    distributed.init_process_group(
+        backend,
+        store=distributed.PrefixStore("group", store),
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+        timeout=_EXCHANGE_TIMEOUT,
+    )
 
 
-class _Watch:
-    """Says once a second that this rank lives, and listens to the others."""
-
-    def __init__(self, ranks: Ranks, store: distributed.Store, on_lost: Callable[[str], None]) -> None:
-        self._ranks, self._store, self._on_lost = ranks, store, on_lost
-        self._hosts: list[str] = []
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def start(self, hosts: list[str]) -> None:
-        self._hosts = hosts
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        heard = {rank: (0, time.monotonic()) for rank in range(self._ranks.world_size) if rank != self._ranks.rank}
-        while not self._stopped.wait(_BEAT_SECONDS):
-            try:
-                self._store.add(f"beat/{self._ranks.rank}", 1)
-                beats = {rank: self._store.add(f"beat/{rank}", 0) for rank in heard}
-            except RuntimeError as error:
-                self._end(0, f"the place where all meet is gone with it ({str(error).partition('. ')[0]})")
-                return
-            now = time.monotonic()
-            heard = {rank: (beats[rank], now if beats[rank] > count else at) for rank, (count, at) in heard.items()}
-            for rank, (_, at) in heard.items():
-                if now - at > LOST_AFTER_SECONDS:
-                    self._end(rank, f"nothing was heard of it for {LOST_AFTER_SECONDS:.0f} s")
-                    return
-
-    def _end(self, rank: int, reason: str) -> None:
-        if self._stopped.is_set():
-            return
-        with suppress(OSError):
-            self._on_lost(f"rank {rank} on {self._hosts[rank]} was lost: {reason}")
-        os._exit(1)
+def _leave(ranks: Ranks, store: distributed.Store) -> None:
+    """Leave the group when all do: rank 0, which may hold the store, should go last; but wait for nobody for long."""
+    # A store that stands still never answers. What this process had to do is done, so that is no failure.
+    impatience = threading.Timer(3 * _LEAVING_SECONDS, os._exit, (0,))
+    impatience.daemon = True
+    impatience.start()
+    with suppress(RuntimeError):  # the store is gone, and rank 0 with it
+        left, until = store.add("left", 1), time.monotonic() + _LEAVING_SECONDS
+        while left < ranks.world_size and time.monotonic() < until:
+            time.sleep(_LEAVING_LOOK_SECONDS)
+            left = store.add("left", 0)
+    distributed.destroy_process_group()
+    impatience.cancel()
