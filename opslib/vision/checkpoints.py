@@ -5,6 +5,7 @@
 """
 
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -23,7 +24,8 @@ import torch
 SAVE_EVERY_SECONDS = 1.0
 """Epochs of a head take a twentieth of a second: a kill may cost this much work."""
 
-_FORMAT = 1
+_FORMAT = 2
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 class Interrupted(Exception):  # noqa: N818 - it ends a job in good order; it is no error
@@ -92,9 +94,12 @@ class Checkpoint:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         partial = self.path.with_name(f".partial-{secrets.token_hex(8)}")
+        content = io.BytesIO()
+        torch.save(state(), content)
         try:
             with partial.open("wb") as file:
-                torch.save(state(), file)
+                file.write(hashlib.sha256(content.getbuffer()).digest())
+                file.write(content.getbuffer())
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(self.path)
@@ -107,7 +112,7 @@ class Checkpoint:
         if self.path is None or not self.path.is_file():
             return None
         try:
-            state = torch.load(self.path, map_location="cpu", weights_only=True)
+            state = _read(self.path)
             self.log(f"resumed after epoch {state['epoch']} from {self.path}")
             return state
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
@@ -115,6 +120,15 @@ class Checkpoint:
             with suppress(OSError):
                 self.path.replace(self.path.with_suffix(".damaged"))
             return None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the state in a file that begins with the SHA-256 of the rest: torch itself misses a changed byte."""
+    content = path.read_bytes()
+    digest, rest = content[:_DIGEST_BYTES], memoryview(content)[_DIGEST_BYTES:]
+    if hashlib.sha256(rest).digest() != digest:
+        raise ValueError("its checksum is wrong")
+    return torch.load(io.BytesIO(rest), map_location="cpu", weights_only=True)
 
 
 def open_checkpoint(directory: Path | None, identity: str, log: Callable[[str], None]) -> Checkpoint:

@@ -105,14 +105,18 @@ def test_training_goes_on_within_an_epoch(tmp_path, step):
     assert torch.equal(trained(problem(), checkpoint), expected)
 
 
-@pytest.mark.parametrize("damage", [b"", b"half a file", None])
+def one_byte_changed(whole: bytes) -> bytes:
+    return whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+
+
+@pytest.mark.parametrize("damage", [lambda _: b"", lambda whole: whole[:-500], one_byte_changed])
 def test_damaged_checkpoint_is_said_and_not_used(tmp_path, damage):
     expected = trained(problem(), Checkpoint())
     path, lines = tmp_path / "state.pt", []
     checkpoint = Checkpoint(path, lines.append)
     with pytest.raises(Interrupted):
         trained(problem(), checkpoint, AskedAtStep(9))
-    path.write_bytes(path.read_bytes()[:-500] if damage is None else damage)
+    path.write_bytes(damage(path.read_bytes()))
     assert torch.equal(trained(problem(), checkpoint), expected)
     assert "is damaged and not used" in lines[0]
 
