@@ -148,7 +148,8 @@ def draw_trials(axes: Axes, trials: Sequence["Trial"], *, chance: float) -> None
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     losses = [min(trial.valid_loss, 2 * chance) for trial in judged]
-    axes.set_ylim(0.7 * min(losses, default=0), 1.12 * max([chance, *losses]))
+    low, high = min(losses, default=0), 1.12 * max([chance, *losses])
+    axes.set_ylim(low - 0.14 * (high - low), high)  # below the lowest is the place for its label
     axes.set_title(_trials_title(trials), loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     if judged:
@@ -177,7 +178,10 @@ def _mark_best(axes: Axes, best: "Trial") -> None:
     rate, loss = best.hyperparameters["learning_rate"], best.valid_loss
     axes.plot(rate, loss, "o", markersize=13, markerfacecolor="none", markeredgecolor=ACCENT, markeredgewidth=1.5)
     words = f"best: {loss:.3f} at {rate:.2g}, batch {best.hyperparameters.get('batch_size', 0):.0f}"
-    axes.annotate(words, (rate, loss), (0, -22), textcoords="offset points", ha="center", color=ACCENT, fontsize=9)
+    low, high = np.log(axes.get_xlim())
+    side = "right" if np.log(rate) > (low + high) / 2 else "left"  # away from the edge that is near
+    offset = {"ha": side, "textcoords": "offset points", "xytext": (8 if side == "right" else -8, -20)}
+    axes.annotate(words, (rate, loss), color=ACCENT, fontsize=9, **offset)
 
 
 def clusters(results: Mapping[str, "TrainingResults"]) -> Figure:
