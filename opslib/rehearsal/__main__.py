@@ -3,6 +3,7 @@
     eval "$(python -m opslib.rehearsal start)"     # detached; this shell's AWS is now the rehearsal
     python -m opslib.rehearsal status
     eval "$(python -m opslib.rehearsal stop)"      # ends it, and unsets the variables again
+    python -m opslib.rehearsal interrupt JOB       # takes a training job's spot instances away, for a while
     python -m opslib.rehearsal run -- COMMAND ...  # any program with a rehearsal of its own around it
 
 Standard output holds nothing but lines for the shell; everything for people goes to standard error. `run` exits with
@@ -21,6 +22,7 @@ from collections.abc import Callable, Sequence
 from opslib.errors import OpslibError
 from opslib.rehearsal import daemon
 from opslib.rehearsal.environment import overriding_variables
+from opslib.rehearsal.interruptions import DEFAULT_AWAY_SECONDS, interrupt_training
 from opslib.rehearsal.processes.keeper import start_foreground_process
 from opslib.rehearsal.server import DEFAULT_REGION, start
 
@@ -84,6 +86,15 @@ def run_command(options: argparse.Namespace) -> int:
         return process.wait()
 
 
+def interrupt_command(options: argparse.Namespace) -> int:
+    """Take a training job's spot instances away, in the shell's rehearsal or else in the detached one."""
+    state = daemon.read_state()
+    variables = state.variables if state and "AWS_ENDPOINT_URL" not in os.environ else os.environ
+    interrupt_training(options.job, variables, options.away_seconds)
+    _say(f"{options.job} is interrupted; it gets new instances in {options.away_seconds:g} s")
+    return 0
+
+
 def _forwarder(send: Callable[[int], None]) -> Callable[[int, object], None]:
     def forward(number: int, _frame: object) -> None:
         if number == signal.SIGINT and sys.stdin.isatty():
@@ -111,11 +122,17 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("--region", default=DEFAULT_REGION, help=f"the standard variables' region ({DEFAULT_REGION})")
     common.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1 (a free one)")
     parser = argparse.ArgumentParser(prog="python -m opslib.rehearsal", description="A local AWS that really runs.")
-    commands = parser.add_subparsers(required=True, metavar="start | status | stop | run -- COMMAND")
+    commands = parser.add_subparsers(required=True, metavar="start | status | stop | interrupt JOB | run -- COMMAND")
     commands.add_parser("start", parents=[common], help="start it, detached").set_defaults(perform=start_command)
     commands.add_parser("status", help="say whether it runs").set_defaults(perform=status_command)
     commands.add_parser("stop", help="end it with all that it started").set_defaults(perform=stop_command)
     commands.add_parser("serve", parents=[common]).set_defaults(perform=serve_command)
+    interrupt = commands.add_parser("interrupt", help="take a training job's spot instances away for a while")
+    interrupt.add_argument("job", metavar="JOB", help="the training job's name")
+    interrupt.add_argument(
+        "--away-seconds", type=float, default=DEFAULT_AWAY_SECONDS, help="how long no instances are to be had (5)"
+    )
+    interrupt.set_defaults(perform=interrupt_command)
     run = commands.add_parser("run", parents=[common], help="run a command with a rehearsal of its own")
     run.add_argument("command", nargs="+", metavar="COMMAND", help="the command and its arguments, after --")
     run.set_defaults(perform=run_command)

@@ -23,6 +23,7 @@ from opslib.rehearsal.gateway.protocols import JSON_PROTOCOLS, Reply, read_param
 from opslib.rehearsal.gateway.signatures import is_signed_with
 from opslib.rehearsal.gateway.validation import reply_faults, validate_request, without_absent
 from opslib.rehearsal.identity import (
+    ADMINISTRATOR,
     Principal,
     find_principal,
     require_assumable_role,
@@ -35,6 +36,8 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 _FREE_ACTIONS = frozenset({"sts:GetCallerIdentity"})
 _MOTO = "/moto-api"
 """moto's own address, from which everything could be reset."""
+_OWN = "/rehearsal/"
+"""The rehearsal's own door, for what AWS does by itself and offers no call for; the administrator's alone."""
 
 
 class Gate:
@@ -67,6 +70,8 @@ class Gate:
 
     def _answer(self, incoming: Incoming) -> Reply:
         principal = authenticate(incoming)
+        if incoming.signed.path.startswith(_OWN):
+            return self._answer_own(incoming, principal)
         model = operation_model(incoming.service, incoming.operation)
         if incoming.signed.path.startswith(_MOTO) or (model is None and incoming.service != "s3"):
             raise _unknown_operation(incoming)
@@ -84,6 +89,19 @@ class Gate:
         if after is not None and reply.status < 300:
             reply = Reply(reply.status, reply.headers, after(reply.body))
         return reply
+
+    def _answer_own(self, incoming: Incoming, principal: Principal) -> Reply:
+        name = incoming.signed.path.removeprefix(_OWN)
+        operation = self._operations.get(f"rehearsal.{name}")
+        if operation is None or principal.role_name or principal.name != ADMINISTRATOR:
+            raise _unknown_operation(incoming)
+        try:
+            params = dict(json.loads(incoming.body))
+        except (ValueError, TypeError) as error:
+            raise ServiceError("SerializationException", "a JSON object is expected") from error
+        region = incoming.signature.region if incoming.signature else ""
+        call = Call("rehearsal", name, params, principal, region, incoming.request_id, incoming.headers)
+        return Reply(200, {"Content-Type": "application/json"}, json.dumps(operation(call)).encode())
 
     def _read_and_validate(self, incoming: Incoming, model: OperationModel | None) -> dict[str, Any]:
         if model is None or incoming.protocol not in JSON_PROTOCOLS:

@@ -1,26 +1,24 @@
 """Training jobs: CreateTrainingJob, DescribeTrainingJob, ListTrainingJobs, StopTrainingJob, DeleteTrainingJob.
 
-A job is accepted or refused as AWS would, and then really runs (`training_run`).
+A job is accepted or refused as AWS would, and then really runs (`training.run`).
 """
 
-import base64
 import threading
-from collections.abc import Callable, Mapping
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 
 from moto.sagemaker.models import sagemaker_backends
 
-from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, Principal, ServiceError
 from opslib.rehearsal.identity import assume_role, require_passable_role
+from opslib.rehearsal.listing import in_order, one_page, passes_filters
 from opslib.rehearsal.role_storage import RoleStorage
 from opslib.rehearsal.site import Site
 from opslib.rehearsal.training.channels import read_channels, require_objects
 from opslib.rehearsal.training.job import TERMINAL, TrainingJob
+from opslib.rehearsal.training.metrics import compile_definitions
 from opslib.rehearsal.training.program import read_program
-from opslib.rehearsal.training.run import TrainingRun
-
-_PAGE = 10
+from opslib.rehearsal.training.run import DEFAULT_MAX_RUNTIME_SECONDS, TrainingRun
 
 
 class TrainingExtension:
@@ -37,30 +35,69 @@ class TrainingExtension:
             "sagemaker.ListTrainingJobs": self.list,
             "sagemaker.StopTrainingJob": self.stop_job,
             "sagemaker.DeleteTrainingJob": self.delete,
+            "rehearsal.InterruptTraining": self.interrupt,
         }
 
     def create(self, call: Call) -> dict[str, Any]:
         """Accept a job and start it."""
-        params = call.params
+        return {"TrainingJobArn": self.launch(call).arn}
+
+    def launch(self, call: Call, tuning_job_arn: str = "") -> TrainingJob:
+        """Start the job of a CreateTrainingJob call, for a tuning job or by itself, and return it.
+
+        Raises:
+            ServiceError: AWS would refuse it, too, or it cannot be rehearsed.
+        """
+        session = self.require_acceptable(call)
         jobs = _jobs(call.region)
-        arn = call.arn(f"training-job/{params['TrainingJobName']}")
-        _refuse_taken(jobs, params["TrainingJobName"], arn)
+        job = TrainingJob(call.arn(f"training-job/{call.params['TrainingJobName']}"), call.params)
+        job.tuning_job_arn = tuning_job_arn
+        run = TrainingRun(job, self._site, call.region, session)
+        with self._lock:
+            _refuse_taken(jobs, job.name, job.arn)
+            if self._stopped:
+                raise ServiceError("ServiceUnavailable", "The rehearsal is being stopped.", status=503)
+            self._runs[job.arn], jobs[job.name] = run, job
+        run.start()
+        return job
+
+    def require_acceptable(self, call: Call) -> Principal:
+        """Refuse a CreateTrainingJob call that AWS would; return the role's session that the job works in.
+
+        Raises:
+            ServiceError: AWS would refuse it, too, or it cannot be rehearsed.
+        """
+        params = call.params
+        _refuse_taken(
+            _jobs(call.region), params["TrainingJobName"], call.arn(f"training-job/{params['TrainingJobName']}")
+        )
         require_passable_role(call, params["RoleArn"])
         if "ResourceConfig" not in params or "AlgorithmSpecification" not in params:
             raise ServiceError("ValidationException", "AlgorithmSpecification and ResourceConfig are required")
+        _require_limits(params)
         read_program(params)
+        compile_definitions(params)
         session = assume_role(params["RoleArn"], "SageMaker")
         for channel in read_channels(params):
             require_objects(channel, RoleStorage(session), params["RoleArn"], call.region)
-        job = TrainingJob(arn, params)
-        run = TrainingRun(job, self._site, call.region, session)
-        with self._lock:
-            _refuse_taken(jobs, job.name, arn)
-            if self._stopped:
-                raise ServiceError("ServiceUnavailable", "The rehearsal is being stopped.", status=503)
-            self._runs[arn], jobs[job.name] = run, job
-        run.start()
-        return {"TrainingJobArn": arn}
+        return session
+
+    def request_stop(self, job: TrainingJob) -> None:
+        """Ask a job to end, if it has not: SIGTERM now, SIGKILL 120 seconds later."""
+        run = self._runs.get(job.arn)
+        if run:
+            run.request_stop("Stopped")
+
+    def interrupt(self, call: Call) -> dict[str, Any]:
+        """Take a job's spot instances away: the rehearsal's own operation, see `interruptions`."""
+        job = _jobs(call.region).get(str(call.params.get("TrainingJobName")))
+        if job is None:
+            raise ServiceError("ResourceNotFound", "there is no such job")
+        away_seconds = call.params.get("AwaySeconds")
+        if not isinstance(away_seconds, int | float) or not 0 <= away_seconds < threading.TIMEOUT_MAX:
+            raise ServiceError("ValidationException", "AwaySeconds is no number of seconds")
+        self._runs[job.arn].interrupt(away_seconds)
+        return {}
 
     def describe(self, call: Call) -> dict[str, Any]:
         """Answer DescribeTrainingJob."""
@@ -72,7 +109,7 @@ class TrainingExtension:
         if job.status != "InProgress":
             message = f"The request was rejected because the training job is in status {job.status}."
             raise ServiceError("ValidationException", message)
-        self._runs[job.arn].request_stop("Stopped")
+        self.request_stop(job)
         return {}
 
     def delete(self, call: Call) -> dict[str, Any]:
@@ -89,13 +126,9 @@ class TrainingExtension:
         """Answer ListTrainingJobs, with all of its filters."""
         params = call.params
         chosen = [job for job in _jobs(call.region).values() if _passes(job, params)]
-        chosen.sort(key=_sort_key(params.get("SortBy", "CreationTime")))
-        if params.get("SortOrder", "Ascending") == "Descending":
-            chosen.reverse()
-        start = _position(params.get("NextToken", ""))
-        end = start + params.get("MaxResults", _PAGE)
-        token = base64.b64encode(str(end).encode()).decode() if end < len(chosen) else None
-        return {"TrainingJobSummaries": [job.summary() for job in chosen[start:end]], "NextToken": token}
+        ordered = in_order(chosen, params.get("SortBy", "CreationTime"), params.get("SortOrder", "Ascending"))
+        page, token = one_page(ordered, params)
+        return {"TrainingJobSummaries": [job.summary() for job in page], "NextToken": token}
 
     def stop(self) -> None:
         """Kill every job that still runs, and wait for their threads."""
@@ -127,25 +160,22 @@ def _find(call: Call) -> TrainingJob:
 
 
 def _passes(job: TrainingJob, params: Mapping[str, Any]) -> bool:
-    earliest = datetime.min.replace(tzinfo=job.creation_time.tzinfo)
-    latest = datetime.max.replace(tzinfo=job.creation_time.tzinfo)
-    return (
-        params.get("NameContains", "").lower() in job.name.lower()
-        and params.get("StatusEquals", job.status) == job.status
-        and params.get("CreationTimeAfter", earliest) <= job.creation_time <= params.get("CreationTimeBefore", latest)
-        and params.get("LastModifiedTimeAfter", earliest) <= job.last_modified_time
-        and job.last_modified_time <= params.get("LastModifiedTimeBefore", latest)
-        and "WarmPoolStatusEquals" not in params
-        and "TrainingPlanArnEquals" not in params
-    )
+    unknown = {"WarmPoolStatusEquals", "TrainingPlanArnEquals"}
+    return passes_filters(job, params) and not unknown & params.keys()
 
 
-def _sort_key(by: str) -> Callable[[TrainingJob], Any]:
-    return {"Name": lambda job: job.name, "Status": lambda job: job.status}.get(by, lambda job: job.creation_time)
+def _require_limits(params: Mapping[str, Any]) -> None:
+    """Refuse a longest wait that AWS would, in its words.
 
-
-def _position(token: str) -> int:
-    try:
-        return int(base64.b64decode(token)) if token else 0
-    except ValueError as error:
-        raise ServiceError("ValidationException", "Invalid NextToken.") from error
+    Raises:
+        ServiceError: ValidationException.
+    """
+    condition = params.get("StoppingCondition", {})
+    wait = condition.get("MaxWaitTimeInSeconds")
+    if not params.get("EnableManagedSpotTraining"):
+        if wait is not None:
+            words = "It is only supported when EnableManagedSpotTraining is set to true"
+            raise ServiceError("ValidationException", f"Invalid MaxWaitTimeInSeconds. {words}")
+    elif wait is None or wait < condition.get("MaxRuntimeInSeconds", DEFAULT_MAX_RUNTIME_SECONDS):
+        words = "It must be present and be greater than or equal to MaxRuntimeInSeconds"
+        raise ServiceError("ValidationException", f"Invalid MaxWaitTimeInSeconds. {words}")
