@@ -18,6 +18,7 @@ from opslib.vision.features import FeatureExtractor
 from opslib.vision.model import Classifier
 from opslib.vision.runtimes import PHOTOS_PER_BATCH
 from opslib.vision.sharing import Share
+from opslib.vision.threads import torch_threads
 from opslib.vision.transforms import evaluation_pixels, normalised, training_pixels
 
 BACKBONE_SLOWER = 10.0
@@ -65,8 +66,9 @@ def _weight(module: nn.Module) -> int:
 class FineTuning:
     """The head and the last stages on random crops, new in every epoch; the `Problem` of `fitting.fit`.
 
-    BatchNorm keeps ImageNet's statistics. The whole network runs for every photo and epoch: features of a backbone that
-    learns cannot be kept.
+    It begins with the head that has learnt to read the frozen stages: the gradients of a random head would undo what
+    they know. BatchNorm keeps ImageNet's statistics. The whole network runs for every photo and epoch: features of a
+    backbone that learns cannot be kept.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class FineTuning:
         self.size, self.validation_size = len(share.photos.files["train"]), len(share.photos.files["valid"])
         self._seed, self._share, self._extractor, self._view = spec.seed, share, extractor, backbone.transform
         self._own = {position: share.photos.files["train"][position] for position in share.positions["train"]}
-        self._pool = ThreadPoolExecutor(max(1, extractor.workers), thread_name_prefix="decoding")
+        self._pool = ThreadPoolExecutor(extractor.workers, thread_name_prefix="decoding")
 
     def train_scores(self, epoch: int, rows: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield scores and labels of this rank's photos of a batch, a few at a time, each in this epoch's crop."""
@@ -105,7 +107,8 @@ class FineTuning:
     def scores(self, split: str) -> torch.Tensor:
         """Return the scores of the centre views of this rank's photos of a split, float32 (photos, classes)."""
         centre, photos = evaluation_pixels(self._view), self._share.own(split)
-        rows = [self._scores(few, lambda picture, _: centre(picture)) for few in self._few(photos)]
+        with torch_threads(self._extractor.workers):
+            rows = [self._scores(few, lambda picture, _: centre(picture)) for few in self._few(photos)]
         return torch.cat(rows) if rows else torch.empty(0, len(self._share.photos.classes))
 
     def _few(self, photos: Sequence[Photo]) -> Iterator[Sequence[Photo]]:

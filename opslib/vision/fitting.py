@@ -88,8 +88,13 @@ class _State:
     finished: bool = False
 
 
-def fit(problem: Problem, spec: TrainingSpec, course: Course) -> tuple[EpochMetrics, ...]:
+def fit(
+    problem: Problem, spec: TrainingSpec, course: Course, before: tuple[EpochMetrics, ...] = ()
+) -> tuple[EpochMetrics, ...]:
     """Train with Adam, keep the weights of the lowest validation loss, and stop when it stays above it.
+
+    `before` are the epochs that led to the weights that `problem.module` begins with, which are those of the best of
+    them. They begin the history that is returned, and win if no epoch of this training is better.
 
     The same seed and batch size give the same weights on any number of ranks, but for the order in which floating-point
     numbers are added. `problem.module` has the best epoch's weights when this returns.
@@ -99,7 +104,7 @@ def fit(problem: Problem, spec: TrainingSpec, course: Course) -> tuple[EpochMetr
         Interrupted: SIGTERM came; the state is saved.
         HostLost: Another rank is gone.
     """
-    return _Fit(problem, spec, course).run()
+    return _Fit(problem, spec, course, before).run()
 
 
 def best_epoch(history: tuple[EpochMetrics, ...]) -> EpochMetrics:
@@ -108,8 +113,8 @@ def best_epoch(history: tuple[EpochMetrics, ...]) -> EpochMetrics:
 
 
 class _Fit:
-    def __init__(self, problem: Problem, spec: TrainingSpec, course: Course) -> None:
-        self.problem, self.spec, self.course = problem, spec, course
+    def __init__(self, problem: Problem, spec: TrainingSpec, course: Course, before: tuple[EpochMetrics, ...]) -> None:
+        self.problem, self.spec, self.course, self.before = problem, spec, course, before
         self.parameters = {name: p for name, p in problem.module.named_parameters() if p.requires_grad}
         # One tensor holds every gradient, and one more number: whether a rank was asked to end.
         self.flat = torch.zeros(sum(p.numel() for p in self.parameters.values()) + 1, device=self._device())
@@ -184,8 +189,9 @@ class _Fit:
         _check_finite(metrics, self.spec)
         if not state.best or valid_loss < state.best["valid_loss"]:
             state.best, state.best_weights = asdict(metrics), self._weights()
-        waited = state.epoch - state.best["epoch"]
-        state.finished = state.epoch >= self.spec.epochs or waited >= self.spec.patience
+        own_epochs = state.epoch - len(self.before)
+        waited = min(own_epochs, state.epoch - state.best["epoch"])
+        state.finished = own_epochs >= self.spec.epochs or waited >= self.spec.patience
         self._save(now=state.finished)
 
     def _validate(self) -> tuple[float, float]:
@@ -226,14 +232,22 @@ class _Fit:
         saved = ranks.share(self.course.checkpoint.load() if ranks.is_writer else None)
         if saved is None:
             self._put(ranks.share(self._weights()))
+            self._begin()
             return
         self._put(saved.pop("weights"))
         self.optimizer.load_state_dict(saved.pop("optimizer"))
         self.state = _State(**saved)
         if not ranks.is_writer:
             self.state.totals.zero_()
-        for row in self.state.history:
+        for row in self.state.history[len(self.before) :]:
             self.course.on_epoch(EpochMetrics(**row))
+
+    def _begin(self) -> None:
+        if self.before:
+            history, best = [asdict(metrics) for metrics in self.before], asdict(best_epoch(self.before))
+            self.state = _State(
+                len(history), seconds=history[-1]["seconds"], history=history, best=best, best_weights=self._weights()
+            )
 
 
 def _check_finite(metrics: EpochMetrics, spec: TrainingSpec) -> None:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 
@@ -15,15 +15,20 @@ def usable_cores() -> int:
 
 
 @contextmanager
-def single_threaded_torch() -> Iterator[None]:
+def torch_threads(count: int) -> Iterator[None]:
+    """Let every torch operation of this thread run on so many threads, and restore the setting afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def single_threaded_torch() -> AbstractContextManager[None]:
     """Let every torch operation run on the thread that calls it, and restore the setting afterwards.
 
     Small operations lose nothing by it on an idle machine. On a busy one they win ten times: an operation on two
     threads waits, spinning, for the one that the system has put aside.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return torch_threads(1)

@@ -23,7 +23,7 @@ from opslib.vision.finetuning import FineTuning
 from opslib.vision.fitting import Course, EpochMetrics, best_epoch, fit
 from opslib.vision.model import Classifier, build_head
 from opslib.vision.sharing import Share, share_photos
-from opslib.vision.threads import single_threaded_torch
+from opslib.vision.threads import single_threaded_torch, torch_threads
 
 __all__ = ["EpochMetrics", "HeadTraining", "Surroundings", "TrainedModel", "train", "weights_sha256"]
 
@@ -65,7 +65,7 @@ class TrainedModel:
         classifier: In evaluation mode, on the CPU; the same on every rank.
         backbone: What it stands on; its `transform` is what inference must apply.
         photos: The photos of all ranks.
-        history: Metrics of every epoch.
+        history: Metrics of every epoch: of the head's and, numbered on from there, of the fine-tuning's.
         best: Metrics of the epoch whose weights were kept: the one with the lowest validation loss.
         metrics: What `model.json` says of the model: `best`, `evaluation.summarise` of validation and test photos,
             and what guessing reaches.
@@ -170,7 +170,7 @@ class _Training:
         rows = _global_rows(share.positions["train"], len(share.photos.files["train"]), spec.views)
         problem = HeadTraining(features, rows, share, spec)
         with single_threaded_torch():
-            history = fit(problem, spec, self._course(""))
+            history = fit(problem, spec, self._course("", spec.epochs))
         classifier = Classifier(self.backbone.module, problem.module.eval())
 
         @torch.inference_mode()
@@ -183,19 +183,22 @@ class _Training:
             f"fine-tuning the last {spec.unfreeze} stages, from valid_loss={best_epoch(history).valid_loss:.6f}"
         )
         tuning = FineTuning(classifier, self.backbone, share, spec, self.extractor)
-        return classifier, fit(tuning, spec, self._course("-unfrozen")), tuning.scores
+        course = self._course("-unfrozen", len(history) + spec.epochs)
+        with torch_threads(self.extractor.workers):
+            return classifier, fit(tuning, spec, course, history), tuning.scores
 
-    def _course(self, suffix: str) -> Course:
-        """Return how a fit runs: its own checkpoint, and rank 0 as the one that tells."""
+    def _course(self, suffix: str, epochs: int) -> Course:
+        """Return how a fit runs up to an epoch: its own checkpoint, and rank 0 as the one that tells."""
         decisive = (asdict(self.spec), self.share.photos.classes, self.share.sizes)
         identity = training_identity(*decisive, backbone_digest(self.backbone, "")) + suffix
         checkpoint = open_checkpoint(self.around.checkpoints, identity, self.around.log)
-        return Course(self.ranks, checkpoint, self.interruption, self._tell)
 
-    def _tell(self, metrics: EpochMetrics) -> None:
-        if self.ranks.is_writer:
-            self.around.log(metrics.line(self.spec.epochs))
-            self.around.on_epoch(metrics)
+        def tell(metrics: EpochMetrics) -> None:
+            if self.ranks.is_writer:
+                self.around.log(metrics.line(epochs))
+                self.around.on_epoch(metrics)
+
+        return Course(self.ranks, checkpoint, self.interruption, tell)
 
     def _log_first(self, line: str) -> None:
         if self.ranks.is_writer:
