@@ -5,11 +5,11 @@ from opslib.rehearsal.functions.extension import FunctionsExtension
 from opslib.rehearsal.instances.extension import InstancesExtension
 from opslib.rehearsal.site import Extension, Site
 from opslib.rehearsal.training.extension import TrainingExtension
-
-EXTENSIONS: list[type[Extension]] = [TrainingExtension, EndpointsExtension, FunctionsExtension, InstancesExtension]
-"""Each is built with the site of the rehearsal that is about to serve."""
+from opslib.rehearsal.tuning.extension import TuningExtension
 
 
 def build_extensions(site: Site) -> list[Extension]:
-    """Build every extension."""
-    return [extension(site) for extension in EXTENSIONS]
+    """Build every extension; they are stopped in the opposite order, tuning before the training that it uses."""
+    training = TrainingExtension(site)
+    others = [EndpointsExtension(site), FunctionsExtension(site), InstancesExtension(site)]
+    return [training, TuningExtension(training), *others]
