@@ -73,7 +73,8 @@ class TrainingProgress:
         words = STAGES.get(self.secondary_status, "")
         stage = f"{self.secondary_status}: {words}" if words else self.secondary_status
         times = "once" if self.interruptions == 1 else f"{self.interruptions} times"
-        return f"{stage} (interrupted {times} so far)" if self.interruptions else stage
+        so_far = "" if self.ended else " so far"
+        return f"{stage} (interrupted {times}{so_far})" if self.interruptions else stage
 
 
 def parse_metrics(line: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from botocore.exceptions import ClientError
 
+from opslib import rehearsal as local_aws
 from opslib.aws import progress, roles, storage, trainers, training
 from opslib.aws.ledger import Run
 from opslib.aws.logs import TRAINING_GROUP, list_log_streams
@@ -28,6 +29,11 @@ if arguments["--backbone"] == "fails":
     sys.exit(1)
 for epoch in (1, 2):
     print(f"epoch={epoch} train_loss=1.5 train_accuracy=0.5 valid_loss={1 / epoch} valid_accuracy=0.25", flush=True)
+kept = pathlib.Path(arguments["--checkpoint_dir"], "kept")
+if arguments["--backbone"] == "resumes" and not kept.exists():
+    kept.write_text("epoch 1")
+    print("kept", flush=True)
+    time.sleep(600)
 if arguments["--backbone"] == "sleeps":
     time.sleep(600)
 print("test_accuracy=0.75 test_top5=1.0", flush=True)
@@ -214,6 +220,24 @@ def test_several_spot_instances_are_asked_for_as_aws_wants_it(run, tmp_path, sta
     keys = storage.list_objects(bucket, key)
     started = next(one for one in keys if one.endswith("sm_train.sh"))
     assert b"torchrun_driver.py" in client("s3").get_object(Bucket=bucket, Key=started)["Body"].read()
+
+
+def test_a_spot_job_that_is_interrupted_goes_on_from_its_checkpoint(run, tmp_path, staged) -> None:
+    name = start(run, tmp_path, "resumes", spot=True)
+    looks: list[training.TrainingProgress] = []
+
+    def interrupt(look: training.TrainingProgress) -> None:
+        looks.append(look)
+        if any(line.endswith("kept") for line in look.lines):
+            local_aws.interrupt_training(name, away_seconds=2)
+
+    summary = training.wait_for_training(name, interrupt)
+    assert looks[-1].interruptions == 1
+    assert looks[-1].stage == "Completed (interrupted once)"
+    assert [row["epoch"] for row in looks[-1].metrics] == [1, 2]
+    assert summary.is_spot
+    assert summary.billable_seconds < summary.train_seconds  # two seconds without instances
+    assert 0 < summary.spot_savings_percent < 100
 
 
 def test_the_bill_counts_instances_and_spot_savings() -> None:
