@@ -1,13 +1,16 @@
 """Tuning jobs: what is asked of AWS, what the trials are told to be, and what is left when they are deleted."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from opslib.aws import roles, storage, trainers, tuning
+from opslib.aws import roles, storage, trainers, training, tuning
 from opslib.aws.ledger import start_run
+from opslib.aws.logs import TRAINING_GROUP, list_log_streams
 from opslib.aws.session import client
+from opslib.aws.sweeping import find_leftovers, sweep
 from opslib.errors import AwsError, ConfigurationError, TrainingFailed
 from opslib.specs import METRIC_REGEXES, JobSpec, TrainingSpec, TuningSpec
 
@@ -181,3 +184,40 @@ def test_an_unknown_tuning_job_is_an_error(rehearsal) -> None:
         tuning.wait_for_tuning("none")
     tuning.delete_tuning("none")
     assert not tuning.tuning_exists("none")
+
+
+def test_a_tuning_job_from_start_to_an_empty_account(run, start) -> None:
+    name = start(TuningSpec("Random", max_jobs=4, batch_size=(16, 32), early_stopping=False))
+    looks: list[tuning.TuningProgress] = []
+    results = tuning.wait_for_tuning(name, looks.append)
+    assert max(sum(trial.status == "InProgress" for trial in look.trials) for look in looks) == 2
+    assert [trial.status for trial in results.trials] == ["Completed"] * 4
+    assert all(trial.name.startswith(f"{name}-00{number}-") for number, trial in enumerate(results.trials, 1))
+    for trial in results.trials:
+        rate, size = trial.hyperparameters["learning_rate"], trial.hyperparameters["batch_size"]
+        assert 1e-4 <= rate <= 1e-2
+        assert trial.valid_loss == pytest.approx(abs(math.log10(rate) + 3) + size / 1000 + 0.5, rel=1e-4)
+    assert results.best.valid_loss == min(trial.valid_loss for trial in results.trials)
+    assert tuning.tuning_results(name) == results
+    assert sweep(run).leftovers == ()
+    assert not any(training.training_exists(trial.name) for trial in results.trials)
+
+
+def test_failed_trials_are_told_with_their_reasons(start) -> None:
+    name = start(TuningSpec("Random", max_jobs=2), backbone="fails")
+    with pytest.raises(TrainingFailed, match="no photos"):
+        tuning.wait_for_tuning(name)
+
+
+def test_a_running_tuning_job_is_stopped_and_deleted_with_its_trials(run, start) -> None:
+    name = start(TuningSpec("Random", max_jobs=4), backbone="sleeps")
+    for look in tuning.follow_tuning(name):
+        if any(trial.status == "InProgress" for trial in look.trials):
+            break
+    trials = [trial.name for trial in tuning.list_trials(name)]
+    tuning.delete_tuning(name)
+    tuning.delete_tuning(name)
+    assert not tuning.tuning_exists(name)
+    assert not any(training.training_exists(trial) for trial in trials)
+    assert list_log_streams(TRAINING_GROUP, name) == []
+    assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
