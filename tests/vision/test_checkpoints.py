@@ -5,7 +5,12 @@ KILLS=10 python -m pytest tests/vision/test_checkpoints.py
 
 import os
 import random
+import re
+import shutil
 import signal
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,8 +23,9 @@ from tests.vision.test_distributed import Host, start_hosts, weights
 from tests.vision.test_training import clusters, head_problem
 
 KILLS = int(os.environ.get("KILLS", "2"))
-EPOCHS = 400
+EPOCHS = 1000
 LONG = ("--epochs", EPOCHS, "--patience", EPOCHS, "--learning_rate", 0.0001)
+ON_TWO_HOSTS = ("--epochs", 150, "--patience", 150, "--learning_rate", 0.0001, "--views", 1, "--batch_size", 18)
 SPEC = TrainingSpec(epochs=12, batch_size=16, learning_rate=0.01, patience=12)
 
 
@@ -32,28 +38,50 @@ def uninterrupted(sample, tmp_path_factory) -> torch.Tensor:
     return weights(folder)
 
 
-def ended_after_lines(host: Host, lines: int, number: signal.Signals) -> tuple[int, str]:
-    """Let a process print some lines, send it a signal, and return its exit code and what else it printed."""
-    for _ in range(lines):
-        host.process.stdout.readline()
-    host.process.send_signal(number)
-    return host.end()
+def killed_after_saving(host: Host, checkpoints: Path, moment: random.Random) -> tuple[int, str]:
+    """Kill a process within a second after it has saved its state, and return its exit code and output."""
+
+    def saved() -> list[int]:
+        return [path.stat().st_mtime_ns for path in checkpoints.glob("training/*/state.pt")]
+
+    def kill() -> None:
+        before = saved()
+        while saved() == before and host.process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(moment.random())
+        host.process.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    ended = host.end()
+    killer.join()
+    return ended
 
 
 def test_killed_training_ends_with_the_same_weights(sample, tmp_path, uninterrupted):
     moment = random.Random(KILLS)
     arguments = (sample, tmp_path / "model", *LONG, "--checkpoint_dir", tmp_path / "checkpoints")
-    for _ in range(KILLS):
-        code, _ = ended_after_lines(Host(*arguments), moment.randint(1, EPOCHS), signal.SIGKILL)
-        assert code == -signal.SIGKILL
+    resumed, kills = set(), 0
+    while kills < KILLS:
+        code, output = killed_after_saving(Host(*arguments), tmp_path / "checkpoints", moment)
+        kills += code == -signal.SIGKILL
+        if code == 0:  # it ended between two kills: once more from the start
+            assert torch.equal(weights(tmp_path / "model"), uninterrupted)
+            shutil.rmtree(tmp_path / "checkpoints")
+        resumed |= set(re.findall(r"resumed after epoch (\d+)", output))
     code, output = Host(*arguments).end()
     assert code == 0, output
     assert torch.equal(weights(tmp_path / "model"), uninterrupted)
+    resumed |= set(re.findall(r"resumed after epoch (\d+)", output))
+    assert resumed - {str(EPOCHS)}, "no kill fell within the training"
 
 
 def test_sigterm_saves_and_ends_in_good_order(sample, tmp_path, uninterrupted):
     arguments = (sample, tmp_path / "model", *LONG, "--checkpoint_dir", tmp_path / "checkpoints")
-    code, output = ended_after_lines(Host(*arguments), 30, signal.SIGTERM)
+    host = Host(*arguments)
+    host.wait_for("epoch 5/")
+    host.process.send_signal(signal.SIGTERM)
+    code, output = host.end()
     assert code == 143
     assert output.endswith("interrupted: what was done is saved, and the same command goes on from there\n")
     assert not (tmp_path / "model" / "model.pth").exists()
@@ -63,16 +91,19 @@ def test_sigterm_saves_and_ends_in_good_order(sample, tmp_path, uninterrupted):
     assert torch.equal(weights(tmp_path / "model"), uninterrupted)
 
 
-def test_several_hosts_go_on_where_they_stopped(sample, tmp_path, uninterrupted):
-    arguments = ([sample, sample], tmp_path / "model", *LONG, "--checkpoint_dir", tmp_path / "checkpoints")
+def test_several_hosts_go_on_where_they_stopped(sample, tmp_path):
+    for host in start_hosts([sample, sample], tmp_path / "undisturbed", *ON_TWO_HOSTS):
+        code, output = host.end()
+        assert code == 0, output
+    arguments = ([sample, sample], tmp_path / "model", *ON_TWO_HOSTS, "--checkpoint_dir", tmp_path / "checkpoints")
     first, second = start_hosts(*arguments)
     first.wait_for("epoch 5/")
     second.process.send_signal(signal.SIGTERM)  # one is asked, both end at the same step
     assert first.end()[0] == second.end()[0] == 143
-    for host in start_hosts(*arguments):
-        code, output = host.end()
-        assert code == 0, output
-    assert torch.allclose(weights(tmp_path / "model"), uninterrupted, atol=1e-3)
+    first, second = (host.end() for host in start_hosts(*arguments))
+    assert (first[0], second[0]) == (0, 0), first[1] + second[1]
+    assert "resumed after epoch" in first[1]
+    assert torch.equal(weights(tmp_path / "model"), weights(tmp_path / "undisturbed"))
 
 
 class AskedAtStep(Interruption):
