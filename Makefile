@@ -2,6 +2,7 @@
 #
 #   make run                          rehearse the whole journey on this machine
 #   make run ARGS="-p epochs 20"      the same with other parameters of the notebook
+#   make run NOTEBOOK=notebooks/01_training.ipynb
 #   make test                         lint, then every test
 
 PYTHON ?= python3
@@ -9,11 +10,12 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
+NOTEBOOK ?= train_and_deploy.ipynb
 
 .PHONY: run test lab bench lint clean
 
 run: $(READY)
-	@$(BIN)/python -m opslib.rehearsal run -- $(BIN)/python -m opslib run train_and_deploy.ipynb $(ARGS)
+	@$(BIN)/python -m opslib.rehearsal run -- $(BIN)/python -m opslib run $(NOTEBOOK) $(ARGS)
 
 test: lint
 	@$(BIN)/python -m pytest $(ARGS)
