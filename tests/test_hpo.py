@@ -136,6 +136,15 @@ def test_unforeseen_errors_reach_the_failure_file_too(tmp_path, monkeypatch):
     assert (tmp_path / "failure").read_text() == "ZeroDivisionError: division by zero"
 
 
+def test_consequence_does_not_hide_the_first_reason(tmp_path):
+    variables = {"SM_OUTPUT_DIR": str(tmp_path)}
+    hpo.write_failure("rank 1 was lost", variables, is_consequence=True)
+    assert (tmp_path / "failure").read_text() == "rank 1 was lost"
+    hpo.write_failure("a photo is broken", variables)
+    hpo.write_failure("rank 0 was lost", variables, is_consequence=True)
+    assert (tmp_path / "failure").read_text() == "a photo is broken"
+
+
 def test_hosts_that_no_launcher_has_joined_refuse_to_train(monkeypatch, capsys):
     monkeypatch.setenv("SM_HOSTS", '["algo-1", "algo-2"]')
     assert hpo.main([]) == 1
