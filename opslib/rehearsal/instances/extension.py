@@ -11,9 +11,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moto.ec2.models import ec2_backends
+from moto.backends import get_backend
 from moto.iam.models import iam_backends
-from moto.ssm.models import ssm_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError, Witness
 from opslib.rehearsal.gateway.actions import Need
@@ -56,11 +55,11 @@ class InstancesExtension:
         """Answer GetParameter; AWS's public image parameters name an image of moto's."""
         name = call.params["Name"]
         if name.startswith(PUBLIC_IMAGES):
-            image = ec2_backends[ACCOUNT_ID][call.region].describe_images()[0].id
+            image = get_backend("ec2")[ACCOUNT_ID][call.region].describe_images()[0].id
             arn = f"arn:aws:ssm:{call.region}::parameter{name}"
             about = {"Name": name, "Type": "String", "Value": image, "Version": 1, "ARN": arn}
             return {"Parameter": about | {"DataType": "aws:ec2:image"}}
-        found = ssm_backends[ACCOUNT_ID][call.region].get_parameter(name)
+        found = get_backend("ssm")[ACCOUNT_ID][call.region].get_parameter(name)
         if found is None:
             raise ServiceError("ParameterNotFound", f"Parameter {name} not found.")
         return {"Parameter": found.response_object(call.params.get("WithDecryption", False), call.region)}
@@ -74,7 +73,7 @@ class InstancesExtension:
 
         def start(body: bytes) -> bytes:
             for identifier in map(bytes.decode, _INSTANCE_ID.findall(body)):
-                record = ec2_backends[ACCOUNT_ID][call.region].get_instance(identifier)
+                record = get_backend("ec2")[ACCOUNT_ID][call.region].get_instance(identifier)
                 box = Box(record, self._site.directory / "instances" / identifier, user_data)
                 with self._lock:
                     self._boxes[identifier] = box
