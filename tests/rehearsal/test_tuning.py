@@ -10,6 +10,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from opslib.rehearsal.tuning import run
 from opslib.rehearsal.tuning.ranges import read_ranges
 from opslib.rehearsal.tuning.strategies import build_strategy
 from tests.rehearsal.jobs import TERMINAL, Job, wait_until
@@ -211,7 +212,8 @@ def test_warm_start_learns_from_parents(tuning, role, bucket):
     assert "nobody" in child.refused(HyperParameterTuningJobName="other", WarmStartConfig=start)
 
 
-def test_a_hopeless_trial_is_stopped_early(role, bucket):
+def test_a_hopeless_trial_is_stopped_early(role, bucket, monkeypatch):
+    monkeypatch.setattr(run, "EARLY_STOPPING_AFTER_SECONDS", 0.0)
     tuning = Tuning(role, bucket, epochs="3", seconds="0.2").limits(5, 1)
     tuning.ranges(Categorical=[{"Name": "lr", "Values": ["0.01", "0.011", "0.012", "1", "0.013"]}])
     tuning.config.update({"Strategy": "Grid", "TrainingJobEarlyStoppingType": "Auto"})

@@ -13,6 +13,12 @@ from opslib.rehearsal.tuning.requests import training_request
 from opslib.rehearsal.tuning.strategies import Strategy
 
 _LOOK_SECONDS = 0.05
+EARLY_STOPPING_AFTER_SECONDS = 30.0
+"""How long a trial trains before it is judged.
+
+AWS looks at metrics about once a minute, not at every epoch of a second, and the first epochs of all trials look alike.
+"""
+
 _ATTEMPTS = 5
 """After this many trials without any success a tuning job gives up, as on AWS."""
 
@@ -156,6 +162,8 @@ class TuningRun:
         if self._job.config["Strategy"] == "Hyperband":
             return self._strategy.is_to_stop(trial.proposal, value, trial.judged)
         if self._job.config.get("TrainingJobEarlyStoppingType", "Off") == "Off":
+            return False
+        if trial.job.used_seconds < EARLY_STOPPING_AFTER_SECONDS:
             return False
         predecessors = [one.values for one in self._job.trials if one.job.status == "Completed"]
         return is_hopeless(value, trial.judged, predecessors, self._job.objective["Type"])
