@@ -22,10 +22,10 @@ from opslib.vision.fitting import Course, fit
 from tests.vision.test_distributed import Host, start_hosts, weights
 from tests.vision.test_training import clusters, head_problem
 
-KILLS = int(os.environ.get("KILLS", "2"))
-EPOCHS = 1000
+KILLS = int(os.environ.get("KILLS", "1"))
+EPOCHS = 600
 LONG = ("--epochs", EPOCHS, "--patience", EPOCHS, "--learning_rate", 0.0001)
-ON_TWO_HOSTS = ("--epochs", 150, "--patience", 150, "--learning_rate", 0.0001, "--views", 1, "--batch_size", 18)
+ON_TWO_HOSTS = ("--epochs", 60, "--patience", 60, "--learning_rate", 0.0001, "--views", 1, "--batch_size", 18)
 SPEC = TrainingSpec(epochs=12, batch_size=16, learning_rate=0.01, patience=12)
 
 
