@@ -98,9 +98,10 @@ class FeatureCache:
     directory: Path
 
     def shelf(self, backbone: Backbone, precision: str) -> Shelf:
-        """Return the shelf of a backbone as it stands on disk."""
+        """Return the shelf of a backbone as it stands on disk, and prune what has not been used for longest."""
         shelf = Shelf(self.directory / backbone_digest(backbone, precision), backbone.features)
         shelf.load()
+        self.prune()
         return shelf
 
     def prune(self, max_bytes: int = MAX_CACHE_BYTES) -> None:
