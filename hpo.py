@@ -70,6 +70,8 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
     Raises:
         OpslibError: The photos, the backbone or an argument cannot be used, or another process is gone.
     """
+    if arguments.num_workers < 0:
+        raise ConfigurationError(f"num_workers is {arguments.num_workers}", hint="0 takes all cores")
     spec = TrainingSpec(**{field.name: getattr(arguments, field.name) for field in fields(TrainingSpec)})
     # torch takes seconds to import: a wrong argument should not have to wait for it.
     from opslib.vision.data import open_photos
@@ -80,7 +82,8 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
     cache = (arguments.checkpoint_dir or cache_home(environment)) / "features"
     output_dir = arguments.output_dir or arguments.model_dir
     with joined_ranks(environment, on_lost=partial(_fail, environment=environment, is_consequence=True)) as ranks:
-        output_dir.mkdir(parents=True, exist_ok=True)
+        for folder in (output_dir, arguments.model_dir):  # hours of training should not end at a read-only folder
+            folder.mkdir(parents=True, exist_ok=True)
         with (output_dir / "metrics.jsonl").open("w", encoding="utf-8") if ranks.is_writer else nullcontext() as rows:
             around = Surroundings(
                 weights=arguments.weights,
@@ -166,6 +169,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         run(build_parser(os.environ).parse_args(argv), os.environ)
     except OpslibError as error:
         _fail(str(error), os.environ, is_consequence=isinstance(error, HostLost))
+        return 1
+    except OSError as error:
+        place = error.filename2 or error.filename
+        if place is None:  # not of a file: somebody else's mistake
+            write_failure(f"{type(error).__name__}: {error}", os.environ)
+            raise
+        hint = "the folders of model, output and checkpoints must be writable, with space left on their disk"
+        _fail(f"{error.strerror}: {place}\n  hint: {hint}", os.environ, is_consequence=False)
         return 1
     except Exception as error:
         if type(error).__name__ == "Interrupted":  # its module needs torch, which may not have been imported yet

@@ -111,6 +111,10 @@ def test_sagemakers_variables_are_defaults_only():
         (["--learning_rate", "nan"], "learning_rate is nan"),
         (["--backbone", "resnet5"], "no backbone 'resnet5'"),
         (["--data", "nowhere"], "no folder nowhere"),
+        (["--num_workers", "-1"], "num_workers is -1"),
+        (["--output_dir", "hpo.py"], "File exists: hpo.py"),
+        (["--output_dir", "TMP", "--model_dir", "hpo.py/model"], "Not a directory: hpo.py/model"),
+        (["--backbone", "efficientnet_lite0", "--checkpoint_dir", "hpo.py"], "Not a directory: hpo.py/training"),
     ],
 )
 def test_wrong_arguments_end_with_the_reason_in_the_failure_file(
@@ -118,7 +122,7 @@ def test_wrong_arguments_end_with_the_reason_in_the_failure_file(
 ):
     monkeypatch.setenv("SM_OUTPUT_DIR", str(tmp_path))
     line = ["--data", str(photos), "--model_dir", str(tmp_path / "model"), *arguments]
-    assert hpo.main(line) == 1
+    assert hpo.main([str(tmp_path) if part == "TMP" else part for part in line]) == 1
     assert reason in (tmp_path / "failure").read_text()
     assert reason in capsys.readouterr().err
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from opslib.errors import PhotosError
 from opslib.vision.archives import extract_archive
 from opslib.vision.download import check_sha256, download
-from opslib.vision.layout import SPLITS, fill_splits, list_photos, unwrap
+from opslib.vision.layout import SPLITS, ListedPhoto, fill_splits, list_photos, unwrap
 from opslib.vision.samples import draw_sample
 
 __all__ = ["SAMPLE", "SPLITS", "Photo", "Photos", "open_photos", "prepare_photos"]
@@ -128,6 +128,7 @@ def open_photos(folder: str | Path, *, seed: int = 0) -> Photos:
     listing = list_photos(root)
     if not listing.photos.get("train"):
         raise PhotosError(f"there are no training photos in {root}", hint=_LAYOUT_HINT)
+    _refuse_twins(listing.photos)
     fill_splits(listing.photos, seed)
     classes = tuple(sorted({photo.label for photos in listing.photos.values() for photo in photos}))
     index = {name: position for position, name in enumerate(classes)}
@@ -139,6 +140,19 @@ def open_photos(folder: str | Path, *, seed: int = 0) -> Photos:
         for split in SPLITS
     }
     return Photos(root, classes, files, tuple(listing.ignored))
+
+
+def _refuse_twins(listed: Mapping[str, list[ListedPhoto]]) -> None:
+    """Refuse two photos with one key: only one of them could be uploaded, or counted."""
+    for split, photos in listed.items():
+        seen: dict[tuple[str, str], Path] = {}
+        for photo in photos:
+            twin = seen.setdefault((photo.label, photo.name), photo.path)
+            if twin != photo.path:
+                raise PhotosError(
+                    f"{twin} and {photo.path} are both the {split} photo {photo.label}/{photo.name}",
+                    hint="rename or remove one of them",
+                )
 
 
 def _drawn(directory: Path, seed: int) -> Path:

@@ -9,9 +9,11 @@ import hashlib
 import json
 import os
 import secrets
+import struct
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -28,6 +30,11 @@ MAX_CACHE_BYTES = 8 << 30
 _FORMAT = "features-1"
 _SUFFIX = ".npz"
 _PARTIAL = ".partial-"
+# What numpy and zipfile raise for files that are cut, changed or something else altogether.
+_DAMAGE = (
+    *(OSError, ValueError, KeyError, EOFError, TypeError, RuntimeError, MemoryError, OverflowError),
+    *(zipfile.BadZipFile, zlib.error, struct.error),
+)
 _ROWS_PER_FILE, _SECONDS_PER_FILE = 4096, 5.0
 
 
@@ -85,8 +92,9 @@ class Shelf:
         for path in sorted(self.directory.glob(f"*{_SUFFIX}")):
             try:
                 keys, values = _read(path, self.features)
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-                path.unlink(missing_ok=True)
+            except _DAMAGE:
+                with suppress(OSError):
+                    path.unlink()
                 continue
             self._rows.update(zip(map(bytes, keys), values, strict=True))
 

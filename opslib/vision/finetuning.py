@@ -123,14 +123,23 @@ class FineTuning:
         return self.module(normalised(batch, self._view).contiguous(memory_format=torch.channels_last)).cpu()
 
 
-def _unfrozen_groups(module: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
+def check_unfreeze(module: nn.Module, spec: TrainingSpec) -> None:
+    """Refuse to unfreeze more stages than there are.
+
+    Raises:
+        ConfigurationError: The backbone has fewer stages.
+    """
     stages = backbone_stages(module)
     if spec.unfreeze > len(stages):
         raise ConfigurationError(
             f"unfreeze is {spec.unfreeze}, but {spec.backbone} has {len(stages)} stages",
             hint=f"its stages, the first to see a photo first: {', '.join(stages)}",
         )
-    groups = []
+
+
+def _unfrozen_groups(module: nn.Module, spec: TrainingSpec) -> list[dict[str, Any]]:
+    check_unfreeze(module, spec)
+    stages, groups = backbone_stages(module), []
     for depth, name in enumerate(list(reversed(stages))[: spec.unfreeze]):
         parameters = [parameter.requires_grad_(True) for parameter in stages[name]]
         groups.append({"params": parameters, "lr": spec.learning_rate / BACKBONE_SLOWER / STAGE_SLOWER**depth})

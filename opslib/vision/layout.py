@@ -80,14 +80,23 @@ def _list_classes(parents: list[tuple[str, Path]]) -> Listing:
     for split, parent in parents:
         for folder in _folders(parent):
             # macOS and Linux archives spell é differently; one class must not become two.
-            label = unicodedata.normalize("NFC", folder.name)
+            label = unicodedata.normalize("NFC", _readable(folder.name))
             for path in _files(folder):
                 if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file():
-                    name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
+                    name = unicodedata.normalize("NFC", _readable(path.relative_to(folder).as_posix()))
                     listing.photos.setdefault(split, []).append(ListedPhoto(label, name, path))
                 else:
                     listing.ignored.append(path)
     return listing
+
+
+def _readable(name: str) -> str:
+    """Return the name; one that is no text can be neither a class nor a key in a bucket."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise PhotosError(f"the file name {name!r} is not UTF-8", hint="rename it, e.g. with convmv") from error
+    return name
 
 
 def _folders(parent: Path) -> list[Path]:

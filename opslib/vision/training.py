@@ -19,7 +19,7 @@ from opslib.vision.distributed import Ranks
 from opslib.vision.evaluation import chance, evaluate, summarise
 from opslib.vision.feature_cache import FeatureCache, backbone_digest
 from opslib.vision.features import FeatureExtractor, Features
-from opslib.vision.finetuning import FineTuning
+from opslib.vision.finetuning import FineTuning, check_unfreeze
 from opslib.vision.fitting import Course, EpochMetrics, best_epoch, fit
 from opslib.vision.model import Classifier, build_head
 from opslib.vision.sharing import Share, share_photos
@@ -116,6 +116,7 @@ class _Training:
         self.share: Share = share_photos(photos, self.ranks)
         _check(self.share.photos)
         self.backbone = build_backbone(spec.backbone, weights=around.weights)
+        check_unfreeze(self.backbone.module, spec)  # not after hours of features and epochs
         self.extractor = FeatureExtractor(
             self.backbone,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),

@@ -1,6 +1,7 @@
 """From what the user has to train, valid and test photos."""
 
 import functools
+import os
 import unicodedata
 import zipfile
 from pathlib import Path
@@ -106,6 +107,19 @@ def test_one_class_in_two_spellings_of_unicode(write_photos):
     photos = open_photos(root)
     assert photos.classes == ("café",)
     assert keys(photos)[0] == "train/café/ü.jpg"
+
+
+def test_two_photos_with_one_key_are_refused(write_photos):
+    root = write_photos(["train/cat/a.jpg", "valid/cat/b.jpg", "validation/cat/b.jpg", "val/cat/c.jpg"])
+    with pytest.raises(PhotosError, match=r"valid/cat/b.jpg and .*validation/cat/b.jpg are both the valid photo cat/b"):
+        open_photos(root)
+
+
+@pytest.mark.parametrize("path", [b"cat\xff/a.jpg", b"cat/a\xff.jpg"])
+def test_names_that_are_no_text_are_refused(write_photos, path):
+    root = write_photos(["train/cat/b.jpg", f"train/{os.fsdecode(path)}"])
+    with pytest.raises(PhotosError, match="is not UTF-8"):
+        open_photos(root)
 
 
 @pytest.mark.parametrize("paths", [[], ["photo.jpg"], ["test/cat/a.jpg", "valid/cat/b.jpg"]])

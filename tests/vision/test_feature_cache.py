@@ -1,10 +1,13 @@
 """The cache gives back what was computed, for exactly the photos, backbone and view that it was computed for."""
 
+import io
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import zipfile
 from dataclasses import replace
 
 import numpy
@@ -14,7 +17,7 @@ from PIL import Image
 
 from opslib.vision.backbones import build_backbone
 from opslib.vision.data import open_photos
-from opslib.vision.feature_cache import FeatureCache, backbone_digest, digest
+from opslib.vision.feature_cache import FeatureCache, Shelf, backbone_digest, digest
 from opslib.vision.features import FeatureExtractor
 
 CPU = torch.device("cpu")
@@ -89,6 +92,23 @@ def test_damaged_file_is_computed_again(backbone, sample, tmp_path, damage):
     third, computed = counting(backbone, tmp_path)
     third.centre_views(photos)
     assert computed == []
+
+
+def test_whatever_lies_in_a_shelf_only_costs_time(tmp_path):
+    shape = "{'descr': '|u1', 'fortran_order': False, 'shape': (10000000000000,)}".ljust(117) + "\n"
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as huge:
+        huge.writestr("keys.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(shape)) + shape.encode())
+    (tmp_path / "folder.npz").mkdir()
+    with (tmp_path / "array.npz").open("wb") as array:
+        numpy.save(array, numpy.zeros(3))
+    whole = io.BytesIO()
+    numpy.savez_compressed(whole, keys=numpy.zeros((1, 32), numpy.uint8), values=numpy.zeros((1, 4), numpy.float32))
+    for name, position, value in (("method", 8, 99), ("encrypted", 6, 1)):
+        content = bytearray(whole.getvalue())
+        content[position] = content[content.index(b"PK\x01\x02") + position + 2] = value
+        (tmp_path / f"{name}.npz").write_bytes(content)
+    Shelf(tmp_path, 4).load()
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.npz"]
 
 
 def test_cache_that_cannot_be_written_only_costs_time(backbone, sample, tmp_path):
