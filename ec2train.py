@@ -6,9 +6,9 @@
     python ec2train.py --data photos --backbone efficientnet_lite0 --weights FILE    # needs timm, but no internet
 
 The folder holds train/, valid/ and test/ with a folder for each class; splits that are missing are taken from train/.
-The frozen backbone sees every photo once, then a small head is trained on what it saw. Features and a checkpoint lie
-beside the model, so the same command goes on after an interruption (or kill -9), to the same weights. `inference.py`
-loads the model's folder. Functions that say "as in opslib" are copies; a test holds them equal to their originals.
+The frozen backbone sees every photo once, then a small head is trained; `inference.py` loads the model's folder.
+Features and a checkpoint lie beside the model: the same command goes on after an interruption (or kill -9), to the same
+weights. Functions that say "as in opslib" are copies; a test holds them equal to their originals.
 """
 
 import argparse
@@ -25,7 +25,6 @@ import sys
 import time
 import unicodedata
 from collections import namedtuple
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from datetime import timedelta
@@ -36,7 +35,6 @@ import numpy
 import torch
 from PIL import Image, ImageChops, ImageOps
 from torch import distributed, nn
-from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torchvision import models
 
@@ -44,8 +42,7 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp"})
 SPLITS = ("train", "valid", "test")
 DEFAULTS = {"model_dir": Path("TrainedModels"), "backbone": "resnet50", "weights": "", "learning_rate": 1e-4}
 DEFAULTS |= {"epochs": 5, "batch_size": 2, "patience": 5, "views": 1, "seed": 0}
-HIDDEN_FEATURES = 128
-Box, Data = tuple[float, float, float, float], tuple[torch.Tensor, torch.Tensor]
+HIDDEN_FEATURES, Box, Data = 128, tuple[float, float, float, float], tuple[torch.Tensor, torch.Tensor]
 _SPLIT_OF_FOLDER = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 _SHARE_OF_SPLIT = {"valid": 0.15, "test": 0.15}
 _PHOTOS_PER_BATCH, _TOLERANCE = {"cpu": 4, "cuda": 64}, 1e-3
@@ -109,9 +106,8 @@ def _folders(parent: Path) -> list[Path]:
 def decode_photo(data: bytes, shortest_side: int) -> Image.Image:
     """Decode a photo to an upright RGB picture, a large JPEG at a fraction of its size."""
     picture = Image.open(io.BytesIO(data), formats=("JPEG", "PNG", "WEBP"))
-    if picture.width * picture.height > 50_000_000 or (
-        picture.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > 100
-    ):
+    scans = data.count(b"\xff\xda") if picture.format in ("JPEG", "MPO") else 0
+    if picture.width * picture.height > 50_000_000 or scans > 100:
         raise ValueError("it has more than 50,000,000 pixels or 100 scans")
     picture.draft(None, (shortest_side, shortest_side))
     picture.load()
@@ -161,9 +157,8 @@ def view_pixels(photo: ListedPhoto, view: str, spec: TransformSpec) -> numpy.nda
         picture = decode_photo(photo.path.read_bytes(), 2 * round(spec.size / spec.crop_fraction))
     except Exception as error:  # Pillow's decoders raise a dozen types
         raise SystemExit(f"error: {photo.path} cannot be used: {error}") from error
-    rng, box = random.Random(view), centre_box(picture.size, spec.crop_fraction)  # noqa: S311 - no secret
-    if view != "centre":
-        box = random_box(picture.size, rng, (0.08, 1.0))
+    rng, size = random.Random(view), picture.size  # noqa: S311 - no secret
+    box = random_box(size, rng, (0.08, 1.0)) if view != "centre" else centre_box(size, spec.crop_fraction)
     pixels = picture.resize((spec.size, spec.size), Image.Resampling[spec.interpolation.upper()], box=box)
     return numpy.array(pixels)[:, :: -1 if view != "centre" and rng.random() < 0.5 else 1]
 
@@ -228,7 +223,7 @@ def _agree(module: nn.Module, folded: nn.Module, size: int) -> bool:
     return (expected - actual).abs().max().item() <= _TOLERANCE * expected.abs().max().item()
 
 
-def extract(views: Sequence[Any], module: nn.Module, spec: TransformSpec, database: sqlite3.Connection) -> torch.Tensor:
+def extract(views: list[Any], module: nn.Module, spec: TransformSpec, database: sqlite3.Connection) -> torch.Tensor:
     """Return the features of some views, float32 (views, features): those on disk, and the others computed now."""
     device = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if torch.cuda.is_available() else "cpu")
     about = hashlib.sha256(f"{spec} {device.type}".encode())
@@ -275,10 +270,10 @@ def summarise(head: nn.Module, data: Data, split: str) -> dict[str, Any]:
     """Return the figures by which a model is judged; `_ece` is the calibration error in 15 bins."""
     scores, labels = head(data[0]), data[1]
     probability, predicted = scores.softmax(dim=1).max(dim=1)
-    hits, bins = (predicted == labels).float(), (probability * 15).ceil().clamp(1, 15).long() - 1
+    hits, bins = (predicted == labels).float(), (probability * 15).ceil().long().clamp(1, 15) - 1
     return {
         f"{split}_photos": len(labels),
-        f"{split}_loss": functional.cross_entropy(scores, labels).item(),
+        f"{split}_loss": nn.functional.cross_entropy(scores, labels).item(),
         f"{split}_accuracy": hits.mean().item(),
         f"{split}_ece": torch.zeros(15).index_add_(0, bins, hits - probability).abs().sum().item() / len(labels),
         f"{split}_predicted_classes": len(predicted.unique()),
@@ -290,10 +285,10 @@ def train_head(data: dict[str, Data], head: nn.Module, options: dict[str, Any], 
     """Train with Adam, a checkpoint in `file` after every epoch; return the metrics of the best, which the head has."""
     optimizer = torch.optim.Adam(head.parameters(), lr=options["learning_rate"], fused=True)
     state: dict[str, Any] = {"epoch": 0, "metrics": {"epoch": 0, "valid_loss": math.inf}}
-    if file.exists():
-        state = torch.load(file, weights_only=True)
-        head.load_state_dict(state["head"])
-        optimizer.load_state_dict(state["optimizer"])
+    with suppress(Exception):  # no checkpoint, or a damaged one: begin anew
+        optimizer.load_state_dict((saved := torch.load(file, weights_only=True))["optimizer"])
+        head.load_state_dict(saved["head"])
+        state = saved
         print(f"resumed after epoch {state['epoch']}", flush=True)
     while state["epoch"] < options["epochs"] and state["epoch"] - state["metrics"]["epoch"] < options["patience"]:
         # The order of an epoch depends on its number alone: a resumed training takes the same steps.
@@ -312,12 +307,12 @@ def train_head(data: dict[str, Data], head: nn.Module, options: dict[str, Any], 
     return state["metrics"]
 
 
-def train_epoch(head: nn.Module, optimizer: Any, data: Data, batches: Sequence[torch.Tensor]) -> dict[str, float]:
+def train_epoch(head: nn.Module, optimizer: Any, data: Data, batches: tuple[torch.Tensor, ...]) -> dict[str, float]:
     """Take a step for every batch of rows; return the means per view."""
     (features, labels), losses, hits = data, 0.0, 0
     for rows in batches:
         scores = head(features[rows])
-        loss = functional.cross_entropy(scores, labels[rows])
+        loss = nn.functional.cross_entropy(scores, labels[rows])
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -346,7 +341,7 @@ def save_artifact(folder: Path, module: nn.Module, head: nn.Sequential, about: d
     write(folder / "model.json", json.dumps(about, indent=2, ensure_ascii=False) + "\n")
 
 
-def see(photos: dict[str, list[ListedPhoto]], chosen: argparse.Namespace) -> tuple[Any, Sequence[torch.Tensor]]:
+def see(photos: dict[str, list[ListedPhoto]], chosen: argparse.Namespace) -> tuple[Any, tuple[torch.Tensor, ...]]:
     """Return the backbone, and the features of every view of each split; several processes share the work."""
     backbone, seed = build_backbone(chosen.backbone, chosen.weights), chosen.seed
     views = {split: [(photo, "centre") for photo in photos[split]] for split in SPLITS}
@@ -371,6 +366,8 @@ def main() -> None:
     for name, default in DEFAULTS.items():
         parser.add_argument(f"--{name}", type=type(default), default=default)
     chosen = parser.parse_args()
+    if min(chosen.epochs, chosen.batch_size, chosen.patience, chosen.views) < 1 or not 0 < chosen.learning_rate < 1e9:
+        parser.error("epochs, batch_size, patience and views are at least 1, and learning_rate is above 0")
     photos = open_photos(chosen.data.expanduser().resolve(), chosen.seed)
     chosen.model_dir.mkdir(parents=True, exist_ok=True)
     (module, spec), features = see(photos, chosen)
@@ -397,4 +394,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, UnicodeError, sqlite3.Error) as error:
+        sys.exit(f"error: {error}; names must be UTF-8, --model_dir needs space, a bad features.sqlite may go")

@@ -120,6 +120,32 @@ def test_killed_it_goes_on_to_the_same_weights(trained, photos, tmp_path):
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"views": 0}, "views are at least 1"),
+        ({"model_dir": "ec2train.py/model"}, "Not a directory"),
+        ({"model_dir": "broken"}, "file is not a database"),
+    ],
+)
+def test_mistakes_are_explained(photos, tmp_path, changes, reason):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "features.sqlite").write_bytes(b"no database")
+    process = start(tmp_path, photos, **changes)
+    output, _ = process.communicate()
+    assert process.returncode and reason in output and "Traceback" not in output, output
+
+
+def test_a_loss_that_is_no_number_and_a_damaged_checkpoint(tmp_path):
+    rows = torch.full((4, 3), torch.nan), torch.tensor([0, 1, 0, 1])
+    options = {"learning_rate": 0.1, "epochs": 1, "patience": 1, "batch_size": 2, "seed": 0}
+    (tmp_path / "checkpoint.pth").write_bytes(b"damaged")
+    with pytest.raises(SystemExit, match="the loss is not a number"):
+        ec2train.train_head(
+            {"train": rows, "valid": rows}, ec2train.build_head(3, 2), options, tmp_path / "checkpoint.pth"
+        )
+
+
 def source_of(path: Path) -> dict[str, str]:
     """Return the code of every function of a file, without docstrings and layout."""
     functions = {}

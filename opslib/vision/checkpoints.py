@@ -116,10 +116,15 @@ class Checkpoint:
             self.log(f"resumed after epoch {state['epoch']} from {self.path}")
             return state
         except (OSError, EOFError, RuntimeError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-            self.log(f"the checkpoint {self.path} is damaged and not used: {type(error).__name__}")
+            self.put_aside(f"damaged and not used: {type(error).__name__}")
+            return None
+
+    def put_aside(self, reason: str) -> None:
+        """Say why the state cannot be used, and keep it under another name: training starts anew."""
+        self.log(f"the checkpoint {self.path} is {reason}")
+        if self.path is not None:
             with suppress(OSError):
                 self.path.replace(self.path.with_suffix(".damaged"))
-            return None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -229,7 +229,7 @@ class _Fit:
     def _resume(self) -> None:
         """Go on from the state that rank 0 finds, if any; without one, all begin with rank 0's weights."""
         ranks = self.course.ranks
-        saved = ranks.share(self.course.checkpoint.load() if ranks.is_writer else None)
+        saved = ranks.share(self._loaded() if ranks.is_writer else None)
         if saved is None:
             self._put(ranks.share(self._weights()))
             self._begin()
@@ -242,12 +242,26 @@ class _Fit:
         for row in self.state.history[len(self.before) :]:
             self.course.on_epoch(EpochMetrics(**row))
 
+    def _loaded(self) -> dict[str, Any] | None:
+        """Return the saved state if it is of such a training: names, shapes and the optimiser's groups."""
+        saved, own = self.course.checkpoint.load(), self._saved()
+        if saved is None or (saved.keys() == own.keys() and _layout(saved) == _layout(own)):
+            return saved
+        self.course.checkpoint.put_aside("of another layout and not used")
+        return None
+
     def _begin(self) -> None:
         if self.before:
             history, best = [asdict(metrics) for metrics in self.before], asdict(best_epoch(self.before))
             self.state = _State(
                 len(history), seconds=history[-1]["seconds"], history=history, best=best, best_weights=self._weights()
             )
+
+
+def _layout(saved: dict[str, Any]) -> tuple[Any, ...]:
+    groups = saved["optimizer"].get("param_groups", [])
+    shapes = {name: value.shape for name, value in saved["weights"].items()}
+    return shapes, [(sorted(group), group["params"]) for group in groups]
 
 
 def _check_finite(metrics: EpochMetrics, spec: TrainingSpec) -> None:

@@ -152,6 +152,15 @@ def test_damaged_checkpoint_is_said_and_not_used(tmp_path, damage):
     assert "is damaged and not used" in lines[0]
 
 
+def test_checkpoint_of_another_layout_is_said_and_not_used(tmp_path):
+    expected, lines = trained(problem(), Checkpoint(tmp_path / "state.pt")), []
+    saved = Checkpoint(tmp_path / "state.pt").load()
+    for change in ({"weights": {"other": torch.zeros(1)}}, {"optimizer": {}}, {"more": 1}):
+        Checkpoint(tmp_path / "state.pt").save(lambda change=change: {**saved, **change}, now=True)
+        assert torch.equal(trained(problem(), Checkpoint(tmp_path / "state.pt", lines.append)), expected)
+        assert "of another layout and not used" in lines[-1]
+
+
 def test_finished_training_is_not_trained_again(tmp_path, monkeypatch):
     checkpoint = Checkpoint(tmp_path / "state.pt")
     first = trained(problem(), checkpoint)
