@@ -169,6 +169,11 @@ def _meet(ranks: Ranks) -> tuple[distributed.Store, list[str]]:
 
 def _connect(ranks: Ranks, store: distributed.Store) -> None:
     """Form the process group, over GPUs' own network where there are any."""
+    # gloo takes the address of the host's own name, or loopback if that has none, and then no other host is reached.
+    # A training job is told the right interface; the SDK's torchrun driver passes it on to NCCL only.
+    interface = os.environ.get("SM_NETWORK_INTERFACE_NAME")
+    if interface in {name for _, name in socket.if_nameindex()}:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     backend = "gloo"
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
