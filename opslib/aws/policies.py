@@ -52,6 +52,15 @@ def write_objects_statements(place: Place, bucket: str, prefix: str) -> list[Sta
     return [{"Effect": "Allow", "Action": ["s3:AbortMultipartUpload", "s3:PutObject"], "Resource": arn}]
 
 
+def mirror_checkpoints_statements(place: Place, bucket: str, prefix: str) -> list[Statement]:
+    """Delete checkpoints: SageMaker deletes in S3 what a job deletes or renames in its checkpoint folder.
+
+    docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html
+    """
+    arn = f"{place.bucket_arn(bucket)}/{prefix}/checkpoints/*"
+    return [{"Effect": "Allow", "Action": "s3:DeleteObject", "Resource": arn}]
+
+
 def log_statements(place: Place, log_group: str, *, create_group: bool) -> list[Statement]:
     """Write the streams of one log group (a trailing `*` names several).
 
@@ -96,6 +105,7 @@ def execution_statements(place: Place, bucket: str, prefix: str) -> list[Stateme
     return (
         read_bucket_statements(place, bucket)
         + write_objects_statements(place, bucket, prefix)
+        + mirror_checkpoints_statements(place, bucket, prefix)
         + log_statements(place, "/aws/sagemaker/TrainingJobs", create_group=True)
         + log_statements(place, "/aws/sagemaker/Endpoints/*", create_group=True)
         + metric_statements("/aws/sagemaker/*")

@@ -34,6 +34,7 @@ def test_endpoint_arns_are_lower_case() -> None:
 def test_a_job_writes_only_under_its_runs_prefix() -> None:
     rights = granted(policies.execution_statements(PLACE, "photos", "run-1"))
     assert rights["s3:PutObject"] == "arn:aws:s3:::photos/run-1/*"
+    assert rights["s3:DeleteObject"] == "arn:aws:s3:::photos/run-1/checkpoints/*"
     assert rights["s3:GetObject"] == "arn:aws:s3:::photos/*"
     assert rights["s3:ListBucket"] == "arn:aws:s3:::photos"
 

@@ -2,8 +2,8 @@
 
 AWS copies what changes in the directory all the time. So does this, about every second, and is stricter: a file goes to
 S3 when it has not changed since the look before, no process of the host has it open to write, and its name is not that
-of a temporary file, so that no half of a checkpoint is ever there. As on AWS, what is deleted or renamed here stays in
-S3 under its old name: https://docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html
+of a temporary file, so that no half of a checkpoint is ever there. Unlike here, AWS also deletes in S3 what is deleted
+in the directory: https://docs.aws.amazon.com/sagemaker/latest/dg/model-checkpoints.html
 """
 
 import os
