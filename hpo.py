@@ -25,6 +25,8 @@ from opslib.errors import ConfigurationError, HostLost, OpslibError
 from opslib.specs import TrainingSpec
 
 if TYPE_CHECKING:
+    from opslib.vision.data import Photos
+    from opslib.vision.distributed import Ranks
     from opslib.vision.training import TrainedModel
 
 FAILURE_FOLDER = "/opt/ml/output"
@@ -74,7 +76,6 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
         raise ConfigurationError(f"num_workers is {arguments.num_workers}", hint="0 takes all cores")
     spec = TrainingSpec(**{field.name: getattr(arguments, field.name) for field in fields(TrainingSpec)})
     # torch takes seconds to import: a wrong argument should not have to wait for it.
-    from opslib.vision.data import open_photos
     from opslib.vision.distributed import joined_ranks
     from opslib.vision.settings import cache_home
     from opslib.vision.training import Surroundings, train
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
                 log=_print_line,
                 on_epoch=lambda metrics: print(json.dumps(asdict(metrics)), file=rows, flush=True),
             )
-            trained = train(open_photos(arguments.data, seed=spec.seed), spec, around)
+            trained = train(open_part(arguments.data, spec.seed, ranks), spec, around)
         if ranks.is_writer:
             write_results(trained, spec, arguments.model_dir, output_dir)
 
@@ -126,6 +127,26 @@ def write_results(trained: "TrainedModel", spec: TrainingSpec, model_dir: Path, 
         requirements=backbone_requirements(spec.backbone, pretrained=False),
     )
     _print_line(f"model in {model_dir}, metrics in {output_dir}")
+
+
+def open_part(folder: Path, seed: int, ranks: "Ranks") -> "Photos":
+    """Open this process's photos, which may be a part of all.
+
+    Splits that are missing are taken from the training photos, but not where others have them: a host without valid/
+    may just have got none of it (ShardedByS3Key), and its training photos must stay what they are.
+
+    Raises:
+        PhotosError: There are no training photos.
+        HostLost: Another process is gone.
+    """
+    from opslib.vision.data import open_photos
+
+    if ranks.world_size == 1:
+        return open_photos(folder, seed=seed)
+    part = open_photos(folder, seed=seed, fill=False)
+    own = {split for split, count in part.counts.items() if count}
+    held = {split for splits in ranks.gather(own) for split in splits}
+    return part if own < held else open_photos(folder, seed=seed)
 
 
 def refuse_unlaunched_hosts(environment: Mapping[str, str]) -> None:

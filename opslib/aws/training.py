@@ -226,7 +226,10 @@ def _read(path: Path) -> str:
 
 
 def stop_training(name: str) -> None:
-    """Ask a running training job to stop: SIGTERM, then 120 seconds to save; does nothing when it has ended or is gone.
+    """Ask a running training job to stop; does nothing when it has ended or is gone.
+
+    SageMaker sends SIGTERM to the container and kills it 120 seconds later; AWS's images do not pass the signal on to
+    the script (aws/sagemaker-training-toolkit, issue 125), so what counts is the checkpoint of the last epoch.
 
     Raises:
         AwsError: AWS refused.

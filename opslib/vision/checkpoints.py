@@ -50,7 +50,11 @@ class Interruption:
 
 @contextmanager
 def awaited_interruption() -> Iterator[Interruption]:
-    """Note SIGTERM instead of dying of it: SageMaker sends it two minutes before it takes a machine away."""
+    """Note SIGTERM instead of dying of it: what ends a process in good order sends it some time before it kills.
+
+    SageMaker does so two minutes before, but to the container's first process, a shell that does not pass it on in
+    AWS's images (aws/sagemaker-training-toolkit, issue 125). There a job goes on from its last saved epoch.
+    """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():  # only that one may handle signals
         yield interruption

@@ -114,12 +114,13 @@ def prepare_photos(
     raise PhotosError(f"there is no folder or file {text!r}", hint=f"write {SAMPLE!r} for the drawn sample set")
 
 
-def open_photos(folder: str | Path, *, seed: int = 0) -> Photos:
+def open_photos(folder: str | Path, *, seed: int = 0, fill: bool = True) -> Photos:
     """List the photos of a folder in ImageFolder layout, without copying or opening them.
 
     `valid`, `validation` and `val` are the same split. A folder that only wraps the photos is stepped into. Splits that
-    are missing are taken from the training photos, class by class, and always the same ones for the same `seed`. Hidden
-    files, broken links and other files are left out; linked folders below a class are not followed.
+    are missing are taken from the training photos, class by class, and always the same ones for the same `seed`, unless
+    `fill` is false: a folder with a part of the photos says nothing of what the others hold. Hidden files, broken links
+    and other files are left out; linked folders below a class are not followed.
 
     Raises:
         PhotosError: There are no photos in this layout.
@@ -129,7 +130,8 @@ def open_photos(folder: str | Path, *, seed: int = 0) -> Photos:
     if not listing.photos.get("train"):
         raise PhotosError(f"there are no training photos in {root}", hint=_LAYOUT_HINT)
     _refuse_twins(listing.photos)
-    fill_splits(listing.photos, seed)
+    if fill:
+        fill_splits(listing.photos, seed)
     classes = tuple(sorted({photo.label for photos in listing.photos.values() for photo in photos}))
     index = {name: position for position, name in enumerate(classes)}
     files = {

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import hpo
 from opslib.errors import ConfigurationError
 from opslib.vision.data import open_photos
 from opslib.vision.distributed import Ranks, read_ranks
@@ -186,6 +187,21 @@ def test_every_photo_has_one_owner_that_has_it(sample):
     assert "extra" in shares[0].photos.classes
     for rank, share in enumerate(shares):
         assert {photo.key for split in share.positions for photo in share.own(split)} <= seen[rank].keys()
+
+
+def test_a_part_without_validation_photos_keeps_its_training_photos(sample, tmp_path):
+    shutil.copytree(sample / "train", tmp_path / "train")
+    train = len(list((tmp_path / "train").rglob("*.jpg")))
+
+    class Two(Ranks):
+        def gather(self, value):
+            return [value, others]
+
+    others = {"train", "valid", "test"}
+    assert hpo.open_part(tmp_path, 0, Two(0, 2)).counts == {"train": train, "valid": 0, "test": 0}
+    others = {"train"}
+    assert hpo.open_part(tmp_path, 0, Two(0, 2)).counts == open_photos(tmp_path).counts
+    assert open_photos(tmp_path).counts["valid"] > 0
 
 
 def test_program_that_nobody_launched_is_alone():
