@@ -98,11 +98,21 @@ def run(arguments: argparse.Namespace, environment: Mapping[str, str]) -> None:
             trained = train(open_part(arguments.data, spec.seed, ranks), spec, around)
         if ranks.is_writer:
             write_results(trained, spec, arguments.model_dir, output_dir)
+        elif "SM_OUTPUT_DATA_DIR" in environment and environment.get("LOCAL_RANK") == "0":
+            # SageMaker packs the output folder of every host, and one may take the place of another's: all are equal.
+            write_history(trained, output_dir)
+            write_report(trained, spec, output_dir)
 
 
-def write_results(trained: "TrainedModel", spec: TrainingSpec, model_dir: Path, output_dir: Path) -> None:
-    """Write report.json, and a model folder that can be deployed as it is."""
-    from opslib.vision.artifact import ModelDescription, save_artifact, write_json
+def write_history(trained: "TrainedModel", output_dir: Path) -> None:
+    """Write metrics.jsonl at once: a row for each epoch."""
+    rows = "".join(json.dumps(asdict(metrics)) + "\n" for metrics in trained.history)
+    (output_dir / "metrics.jsonl").write_text(rows, encoding="utf-8")
+
+
+def write_report(trained: "TrainedModel", spec: TrainingSpec, output_dir: Path) -> None:
+    """Write report.json."""
+    from opslib.vision.artifact import write_json
 
     report = {
         **trained.report,
@@ -116,6 +126,13 @@ def write_results(trained: "TrainedModel", spec: TrainingSpec, model_dir: Path, 
         "ranks": trained.ranks,
     }
     write_json(output_dir / "report.json", report)
+
+
+def write_results(trained: "TrainedModel", spec: TrainingSpec, model_dir: Path, output_dir: Path) -> None:
+    """Write report.json, and a model folder that can be deployed as it is."""
+    from opslib.vision.artifact import ModelDescription, save_artifact
+
+    write_report(trained, spec, output_dir)
     description = ModelDescription(
         spec.backbone, trained.photos.classes, trained.backbone.transform, trained.metrics, asdict(spec)
     )

@@ -67,8 +67,9 @@ def start_hosts(folders: list[Path], model: Path, *arguments: object, **variable
         "LOCAL_RANK": 0,
     }
     return [
-        Host(folder, model, *arguments, **launcher, RANK=rank, SM_CURRENT_HOST=f"algo-{rank + 1}")
+        Host(folder, model, *arguments, **launcher, RANK=rank, SM_CURRENT_HOST=f"algo-{rank + 1}", **output)
         for rank, folder in enumerate(folders)
+        for output in [{"SM_OUTPUT_DATA_DIR": model / f"output-{rank + 1}"} if rank else {}]
     ]
 
 
@@ -109,6 +110,9 @@ def test_two_hosts_train_the_model_of_one(sample, halves, alone, tmp_path, kind)
     assert report["metrics"]["valid_loss"] == pytest.approx(expected["metrics"]["valid_loss"], rel=1e-5)
     assert report["world_size"] == 2
     assert [row["host"] for row in report["ranks"]] == ["algo-1", "algo-2"]
+    other = tmp_path / "output-2"  # on SageMaker either host's output may be the one that is kept
+    assert json.loads((other / "report.json").read_text())["ranks"] == report["ranks"]
+    assert len((other / "metrics.jsonl").read_text().splitlines()) == report["epochs"]
     assert len({row["weights_sha256"] for row in report["ranks"]}) == 1
     for split, count in report["photos"].items():
         assert sum(row[f"{split}_photos"] for row in report["ranks"]) == count == expected["photos"][split]
