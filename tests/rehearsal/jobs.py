@@ -19,6 +19,20 @@ def wait_until(condition, seconds=30.0):
     return value
 
 
+def host_logs(name: str) -> dict[str, list[str]]:
+    logs = boto3.client("logs")
+    streams = logs.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{name}/")["logStreams"]
+    return {
+        stream["logStreamName"].split("/")[1].rpartition("-")[0]: [
+            event["message"]
+            for event in logs.get_log_events(
+                logGroupName=LOG_GROUP, logStreamName=stream["logStreamName"], startFromHead=True
+            )["events"]
+        ]
+        for stream in streams
+    }
+
+
 class Job:
     """A training job of a test."""
 

@@ -1,4 +1,4 @@
-"""Training jobs of several hosts: torchrun across hosts and jobs, cores, logs, lost and hanging hosts."""
+"""Training jobs of several hosts: ports, cores, logs, lost and hanging hosts; with torch, see `test_real_training`."""
 
 import os
 import signal
@@ -10,21 +10,7 @@ import psutil
 import pytest
 
 from opslib.rehearsal.training.ports import HeldPort
-from tests.rehearsal.jobs import LOG_GROUP, TERMINAL, Job, wait_until
-
-TORCH = """
-import os, socket, torch, torch.distributed as ranks
-ranks.init_process_group("gloo")
-total = torch.tensor([float(os.environ["RANK"]) + 1])
-ranks.all_reduce(total)
-print(os.environ["SM_CURRENT_HOST"], "rank", os.environ["RANK"], "of", os.environ["WORLD_SIZE"], "sum", total.item())
-if ranks.get_rank() == 1 and os.environ.get("DIES"):
-    os.kill(os.getpid(), 9)
-if os.environ.get("DIES"):
-    ranks.all_reduce(total)
-ranks.barrier()
-ranks.destroy_process_group()
-"""
+from tests.rehearsal.jobs import LOG_GROUP, TERMINAL, Job, host_logs, wait_until
 
 
 @pytest.fixture
@@ -32,59 +18,6 @@ def job(role, bucket) -> Job:
     job = Job(role, bucket)
     job.request["ResourceConfig"] |= {"InstanceCount": 2}
     return job
-
-
-def host_logs(name: str) -> dict[str, list[str]]:
-    logs = boto3.client("logs")
-    streams = logs.describe_log_streams(logGroupName=LOG_GROUP, logStreamNamePrefix=f"{name}/")["logStreams"]
-    return {
-        stream["logStreamName"].split("/")[1].rpartition("-")[0]: [
-            event["message"]
-            for event in logs.get_log_events(
-                logGroupName=LOG_GROUP, logStreamName=stream["logStreamName"], startFromHead=True
-            )["events"]
-        ]
-        for stream in streams
-    }
-
-
-def trainer(role: str, bucket: str, folder, name: str, **environment: str):
-    from sagemaker.core.helper.session_helper import Session
-    from sagemaker.train import ModelTrainer
-    from sagemaker.train.configs import Compute, OutputDataConfig, SourceCode, StoppingCondition
-    from sagemaker.train.distributed import Torchrun
-
-    (folder / "train.py").write_text(TORCH)
-    return ModelTrainer(
-        sagemaker_session=Session(default_bucket=bucket, default_bucket_prefix="sdk"),
-        role=role, training_image="image", base_job_name=name, environment=environment,
-        source_code=SourceCode(source_dir=str(folder), entry_script="train.py"),
-        compute=Compute(instance_type="ml.m5.large", instance_count=2, volume_size_in_gb=1),
-        distributed=Torchrun(process_count_per_node=1),
-        stopping_condition=StoppingCondition(max_runtime_in_seconds=100),
-        output_data_config=OutputDataConfig(s3_output_path=f"s3://{bucket}/jobs"),
-    )  # fmt: skip
-
-
-def test_clusters_at_the_same_time_never_meet_and_a_lost_rank_is_named(role, bucket, tmp_path, monkeypatch):
-    monkeypatch.setenv("SAGEMAKER_VALIDATE_ROLE", "false")
-    names = []
-    for name, environment in (("first", {}), ("second", {"DIES": "1"})):
-        (tmp_path / name).mkdir()
-        started = trainer(role, bucket, tmp_path / name, name, **environment)
-        started.train(wait=False, logs=False)
-        names.append(started._latest_training_job.training_job_name)
-    client = boto3.client("sagemaker")
-
-    def described(name: str) -> dict:
-        return client.describe_training_job(TrainingJobName=name)
-
-    wait_until(lambda: all(described(name)["TrainingJobStatus"] in TERMINAL for name in names), seconds=100)
-    for name in names:
-        said = {host: [line for line in lines if "sum" in line] for host, lines in host_logs(name).items()}
-        assert said == {f"algo-{n + 1}": [f"algo-{n + 1} rank {n} of 2 sum 3.0"] for n in (0, 1)}
-    assert described(names[0])["TrainingJobStatus"] == "Completed", described(names[0])["FailureReason"]
-    assert described(names[1])["FailureReason"].startswith("AlgorithmError: algo-2: ")
 
 
 def test_a_port_is_held_until_it_is_used_and_given_back():

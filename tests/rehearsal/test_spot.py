@@ -130,6 +130,14 @@ def test_a_job_that_ignores_its_end_is_killed_after_the_grace(job, monkeypatch):
     assert "late" in job.logs()
 
 
+def test_a_failing_job_keeps_its_checkpoints(job):
+    folder = "/opt/ml/checkpoints"
+    job.shell(f"mkdir -p {folder}; echo 7 > {folder}/epoch; echo half > {folder}/.partialstate; exit 1")
+    job.ended(**with_checkpoints(job))
+    assert job.describe()["TrainingJobStatus"] == "Failed"
+    assert saved(job) == {"epoch": "7\n"}
+
+
 def test_limits_that_aws_refuses(job, role, bucket):
     only_spot = "Invalid MaxWaitTimeInSeconds. It is only supported when EnableManagedSpotTraining is set to true"
     too_short = "Invalid MaxWaitTimeInSeconds. It must be present and be greater than or equal to MaxRuntimeInSeconds"

@@ -22,7 +22,7 @@ from opslib.rehearsal.training.job import TrainingJob
 LOOK_SECONDS = 0.5
 """Time between two looks at the directory; a file is uploaded at the second look that finds it unchanged."""
 
-_TEMPORARY = re.compile(r".*\.(tmp|temp|part|partial)([-._~0-9].*)?|\.?tmp\w{8}")
+_TEMPORARY = re.compile(r".*\.(tmp|temp|part|partial)([-._~0-9].*)?|\.partial.*|\.?tmp\w{8}")
 _WRITING = re.compile(r"[wa+]")
 Signature = tuple[int, int, int]
 """A file's inode, time of change in nanoseconds and size in bytes: together they change with its content."""

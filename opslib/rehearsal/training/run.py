@@ -201,8 +201,8 @@ class TrainingRun:
         models = [host.model_directory for host in cluster.hosts]
         outputs = [host.output_directory for host in cluster.hosts]
         try:
+            cluster.upload_checkpoints()  # first: they are kept even if the artifacts are refused
             upload_artifacts(self._job, models, outputs, self._storage)
-            cluster.upload_checkpoints()
         except StorageRefused as error:
             if not self._job.failure_reason:
                 self._job.fail(f"ClientError: Artifact upload failed:Unable to upload object {error}")
