@@ -3,6 +3,7 @@
 #   make run                          rehearse the whole journey on this machine
 #   make run ARGS="-p epochs 20"      the same with other parameters of the notebook
 #   make run NOTEBOOK=notebooks/01_training.ipynb
+#   make run NOTEBOOK=notebooks/05_autoscaling.ipynb SPEED=20
 #   make test                         lint, then every test
 
 PYTHON ?= python3
@@ -11,11 +12,12 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 ARGS   ?=
 NOTEBOOK ?= train_and_deploy.ipynb
+SPEED  ?= 1
 
 .PHONY: run test lab bench lint clean
 
 run: $(READY)
-	@$(BIN)/python -m opslib.rehearsal run -- $(BIN)/python -m opslib run $(NOTEBOOK) $(ARGS)
+	@$(BIN)/python -m opslib.rehearsal run --speed $(SPEED) -- $(BIN)/python -m opslib run $(NOTEBOOK) $(ARGS)
 
 test: lint
 	@$(BIN)/python -m pytest $(ARGS)

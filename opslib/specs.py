@@ -28,6 +28,12 @@ CHANNEL = "training"
 DISTRIBUTIONS = ("FullyReplicated", "ShardedByS3Key")
 """How SageMaker gives a channel's objects to several hosts: all to each, or each to one."""
 
+CONTAINERS = ("ray", "pytorch")
+"""AWS's images for inference: the Ray Serve image, and the PyTorch image, which ends at PyTorch 2.6."""
+
+SHIFTS = ("all_at_once", "canary", "linear")
+"""How UpdateEndpoint moves traffic to new instances."""
+
 STRATEGIES = ("Bayesian", "Random", "Hyperband", "Grid")
 """How a tuning job chooses its trials."""
 
@@ -204,28 +210,98 @@ class InstanceSpec:
 
 @dataclass(frozen=True)
 class EndpointSpec:
-    """An endpoint of one production variant: instance type and count, and the hosts that photos may be fetched from.
+    """An endpoint of one production variant: instance type and count, hosts that photos may come from, and image.
 
-    `url_hosts` is empty by default: the model then answers 403 to `{"url": ...}`.
+    `url_hosts` is empty by default: the model then answers 403 to `{"url": ...}`. `container` is AWS's image: `ray`
+    (Ray Serve) or `pytorch` (the PyTorch image, which ends at PyTorch 2.6).
     """
 
     instance_type: str = "ml.m5.large"
     instance_count: int = 1
     url_hosts: tuple[str, ...] = field(default=())
+    container: str = "ray"
 
     def __post_init__(self) -> None:
         """Refuse what CreateEndpointConfig would refuse, before anything is created."""
         _require_sagemaker_type(self.instance_type)
         _require(self.instance_count >= 1, f"instance_count is {self.instance_count}; it must be at least 1")
+        _require(
+            self.container in CONTAINERS,
+            f"container is {self.container!r}",
+            f"it is one of {', '.join(CONTAINERS)}",
+        )
+
+
+@dataclass(frozen=True)
+class ScalingSpec:
+    """How many instances a variant may have, and the traffic that each is meant to take.
+
+    `target_invocations` is SageMakerVariantInvocationsPerInstance: requests per instance and minute. A cooldown is the
+    seconds after a scaling activity in which no other of its direction begins; the metric comes once a minute, so
+    cooldowns below 60 s never bind.
+    """
+
+    min_instances: int = 1
+    max_instances: int = 5
+    target_invocations: float = 30.0
+    scale_out_cooldown_seconds: int = 30
+    scale_in_cooldown_seconds: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuse what PutScalingPolicy would refuse, before anything is created."""
+        _require(self.min_instances >= 1, f"min_instances is {self.min_instances}; it must be at least 1")
+        _require(
+            self.max_instances >= self.min_instances,
+            f"max_instances is {self.max_instances}, below min_instances ({self.min_instances})",
+        )
+        _require(
+            0 < self.target_invocations < float("inf"),
+            f"target_invocations is {self.target_invocations}; it must be positive",
+        )
+        for name in ("scale_out_cooldown_seconds", "scale_in_cooldown_seconds"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+
+@dataclass(frozen=True)
+class ShiftSpec:
+    """How the traffic of an endpoint goes over to new instances.
+
+    `kind` is `all_at_once`, `canary` (`share_percent` of the traffic first, the rest after `wait_seconds`) or `linear`
+    (`share_percent` more at every step, `wait_seconds` apart). While `alarms`, CloudWatch alarms by name, are quiet it
+    goes on; if one of them rings, or after `max_minutes`, everything goes back to the old instances.
+    """
+
+    kind: str = "canary"
+    share_percent: int = 10
+    wait_seconds: int = 60
+    alarms: tuple[str, ...] = ()
+    max_minutes: int = 30
+
+    def __post_init__(self) -> None:
+        """Refuse what UpdateEndpoint would refuse."""
+        _require(self.kind in SHIFTS, f"kind is {self.kind!r}", f"it is one of {', '.join(SHIFTS)}")
+        largest = {"canary": 50, "linear": 50}.get(self.kind, 100)
+        _require(
+            1 <= self.share_percent <= largest,
+            f"share_percent is {self.share_percent}; a {self.kind} deployment takes 1 to {largest}",
+        )
+        _require(0 <= self.wait_seconds <= 3600, f"wait_seconds is {self.wait_seconds}; SageMaker takes 0 to 3600")
+        _require(len(self.alarms) <= 10, f"{len(self.alarms)} alarms are named; SageMaker watches at most 10")
+        _require(10 <= self.max_minutes <= 480, f"max_minutes is {self.max_minutes}; SageMaker takes 10 to 480")
 
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """A Lambda function: time-out in seconds, memory in MB, and its reserved concurrency (None: not reserved)."""
+    """A Lambda function: time-out in seconds, memory in MB, and its concurrency.
+
+    `reserved_concurrency` is free, and a floor and a ceiling at once (None: not reserved). `provisioned_concurrency`
+    is paid for by the second: that many environments are kept ready (None: none).
+    """
 
     timeout_seconds: int = 30
     memory_mb: int = 256
     reserved_concurrency: int | None = None
+    provisioned_concurrency: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what CreateFunction would refuse, before anything is created."""
@@ -234,4 +310,13 @@ class FunctionSpec:
         _require(
             self.reserved_concurrency is None or self.reserved_concurrency >= 0,
             f"reserved_concurrency is {self.reserved_concurrency}; it must be 0 or more",
+        )
+        provisioned, reserved = self.provisioned_concurrency, self.reserved_concurrency
+        _require(
+            provisioned is None or provisioned >= 1, f"provisioned_concurrency is {provisioned}; it must be 1 or more"
+        )
+        _require(
+            provisioned is None or reserved is None or provisioned <= reserved,
+            f"provisioned_concurrency is {provisioned}, above reserved_concurrency ({reserved})",
+            "Lambda provisions within the reservation",
         )

@@ -3,7 +3,16 @@
 import pytest
 
 from opslib.errors import ConfigurationError
-from opslib.specs import EndpointSpec, FunctionSpec, InstanceSpec, JobSpec, TrainingSpec, TuningSpec
+from opslib.specs import (
+    EndpointSpec,
+    FunctionSpec,
+    InstanceSpec,
+    JobSpec,
+    ScalingSpec,
+    ShiftSpec,
+    TrainingSpec,
+    TuningSpec,
+)
 
 
 @pytest.mark.parametrize(
@@ -74,3 +83,30 @@ def test_hyperparameters_are_strings_in_the_order_of_their_names() -> None:
     assert sent["backbone"] == "timm/resnet10t.c3_in1k"
     assert float(sent["learning_rate"]) == 1e-4
     assert all(isinstance(value, str) for value in sent.values())
+
+
+def test_the_references_scaling_is_the_default():
+    spec = ScalingSpec()
+    assert (spec.min_instances, spec.max_instances, spec.target_invocations) == (1, 5, 30)
+    assert spec.scale_out_cooldown_seconds == spec.scale_in_cooldown_seconds == 30
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: ScalingSpec(min_instances=0), "min_instances"),
+        (lambda: ScalingSpec(min_instances=3, max_instances=2), "below min_instances"),
+        (lambda: ScalingSpec(target_invocations=0), "positive"),
+        (lambda: ScalingSpec(scale_in_cooldown_seconds=-1), "scale_in_cooldown_seconds"),
+        (lambda: ShiftSpec(kind="rainbow"), "one of all_at_once, canary, linear"),
+        (lambda: ShiftSpec(share_percent=60), "1 to 50"),
+        (lambda: ShiftSpec(wait_seconds=3601), "wait_seconds"),
+        (lambda: ShiftSpec(alarms=("a",) * 11), "at most 10"),
+        (lambda: FunctionSpec(provisioned_concurrency=0), "1 or more"),
+        (lambda: FunctionSpec(reserved_concurrency=2, provisioned_concurrency=3), "within the reservation"),
+        (lambda: EndpointSpec(container="triton"), "one of ray, pytorch"),
+    ],
+)
+def test_specifications_of_serving_refuse_what_aws_would_refuse(build, words):
+    with pytest.raises(ConfigurationError, match=words):
+        build()

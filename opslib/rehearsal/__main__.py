@@ -36,7 +36,7 @@ def _say(text: str) -> None:
 
 def start_command(options: argparse.Namespace) -> int:
     """Start a detached rehearsal, or find the running one, and print the lines that lead a shell to it."""
-    state = daemon.ensure_started(options.region, options.port)
+    state = daemon.ensure_started(options.region, options.port, options.speed)
     for name in overriding_variables(os.environ):
         sys.stdout.write(f"unset {name}\n")
     for name, value in state.variables.items():
@@ -75,7 +75,7 @@ def stop_command(options: argparse.Namespace) -> int:  # noqa: ARG001
 
 def run_command(options: argparse.Namespace) -> int:
     """Run a command with a rehearsal of its own around it; return its exit code."""
-    with start(region=options.region, port=options.port):
+    with start(region=options.region, port=options.port, speed=options.speed):
         try:
             process = start_foreground_process(options.command)
         except OpslibError as error:
@@ -109,7 +109,7 @@ def serve_command(options: argparse.Namespace) -> int:
     ended = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: ended.set())
-    with start(region=options.region, port=options.port) as rehearsal:
+    with start(region=options.region, port=options.port, speed=options.speed) as rehearsal:
         daemon.write_state(rehearsal.endpoint_url, rehearsal.environment)
         ended.wait()
         daemon.forget_state()
@@ -121,6 +121,12 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--region", default=DEFAULT_REGION, help=f"the standard variables' region ({DEFAULT_REGION})")
     common.add_argument("--port", type=int, default=0, help="the port on 127.0.0.1 (a free one)")
+    common.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        help="of the clock of metrics, alarms and scaling: 20 is a minute in 3 s (1)",
+    )
     parser = argparse.ArgumentParser(prog="python -m opslib.rehearsal", description="A local AWS that really runs.")
     commands = parser.add_subparsers(required=True, metavar="start | status | stop | interrupt JOB | run -- COMMAND")
     commands.add_parser("start", parents=[common], help="start it, detached").set_defaults(perform=start_command)

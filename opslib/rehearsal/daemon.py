@@ -73,7 +73,7 @@ def forget_state() -> None:
     (home() / "state.json").unlink(missing_ok=True)
 
 
-def ensure_started(region: str, port: int) -> State:
+def ensure_started(region: str, port: int, speed: float) -> State:
     """Return the running rehearsal, started now if there is none.
 
     Raises:
@@ -81,7 +81,7 @@ def ensure_started(region: str, port: int) -> State:
     """
     home().mkdir(parents=True, exist_ok=True, mode=0o700)
     with _one_at_a_time():
-        return read_state() or _start(region, port)
+        return read_state() or _start(region, port, speed)
 
 
 @contextmanager
@@ -91,9 +91,10 @@ def _one_at_a_time() -> Iterator[None]:
         yield
 
 
-def _start(region: str, port: int) -> State:
+def _start(region: str, port: int, speed: float) -> State:
     log = home() / "server.log"
-    command = [sys.executable, "-m", "opslib.rehearsal", "serve", "--region", region, "--port", str(port)]
+    options = ["--region", region, "--port", str(port), "--speed", str(speed)]
+    command = [sys.executable, "-m", "opslib.rehearsal", "serve", *options]
     with log.open("w") as output:
         server = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True

@@ -12,4 +12,4 @@ def build_extensions(site: Site) -> list[Extension]:
     """Build every extension; they are stopped in the opposite order, tuning before the training that it uses."""
     training = TrainingExtension(site)
     others = [EndpointsExtension(site), FunctionsExtension(site), InstancesExtension(site)]
-    return [training, TuningExtension(training), *others]
+    return [site.monitoring, training, TuningExtension(training), *others]

@@ -22,11 +22,13 @@ from moto.s3.models import FakeBucket
 
 from opslib.errors import RehearsalError
 from opslib.rehearsal.calls import Operation, Witness
+from opslib.rehearsal.clock import Clock
 from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
 from opslib.rehearsal.extensions import build_extensions
 from opslib.rehearsal.gateway.gate import Gate
 from opslib.rehearsal.gateway.http_server import HttpServer
 from opslib.rehearsal.identity import create_administrator
+from opslib.rehearsal.monitoring.extension import Monitoring
 from opslib.rehearsal.processes.keeper import kill_all_processes
 from opslib.rehearsal.processes.scratch import build_scratch_directory, remove_orphaned_directories
 from opslib.rehearsal.site import Extension, Site
@@ -42,8 +44,9 @@ class Rehearsal:
     As a context manager it stops at the end of the block.
     """
 
-    def __init__(self, region: str = DEFAULT_REGION, *, port: int = 0) -> None:
+    def __init__(self, region: str = DEFAULT_REGION, *, port: int = 0, speed: float = 1.0) -> None:
         self.region = region
+        self.clock = Clock(speed)
         self._listener = _listen(port)
         self.directory = build_scratch_directory("server")
         self.endpoint_url = f"http://{HOST}:{self._listener.getsockname()[1]}"
@@ -77,7 +80,7 @@ class Rehearsal:
         administrator = create_administrator()
         self.environment = standard_variables(self.endpoint_url, self.region, administrator, self.directory)
         self._restore |= set_variables(self.environment)
-        gate = Gate(MotoApplication(), self._operations, self._witnesses)
+        gate = Gate(MotoApplication(), self._operations, self._witnesses, self.clock)
         self._server = HttpServer(self._listener, gate.respond)
         self._server.start()
 
@@ -118,7 +121,7 @@ def _listen(port: int) -> socket.socket:
     return listener
 
 
-def start(*, region: str = DEFAULT_REGION, port: int = 0) -> Rehearsal:
+def start(*, region: str = DEFAULT_REGION, port: int = 0, speed: float = 1.0) -> Rehearsal:
     """Start a local AWS in this process and return it, ready; use it in `with`, or call `stop()`.
 
     The standard variables are set in this process until then, and what would win over them (AWS_PROFILE and others) is
@@ -127,14 +130,16 @@ def start(*, region: str = DEFAULT_REGION, port: int = 0) -> Rehearsal:
     Args:
         region: the region of the standard variables; every region exists.
         port: the port on 127.0.0.1; 0 takes a free one.
+        speed: how many times as fast as the wall's the clock of metrics, alarms and scaling runs (see `clock`).
 
     Raises:
         RehearsalError: one is running in this process already (moto's state is the process's), or the port is taken.
+        ConfigurationError: no clock runs at that speed.
     """
     if not _running.acquire(blocking=False):
         raise RehearsalError("a rehearsal is already running in this process", hint="stop it first, or use it")
     try:
-        rehearsal = _start(region, port)
+        rehearsal = _start(region, port, speed)
     except BaseException:
         _running.release()
         raise
@@ -147,12 +152,13 @@ def _undecided(_bucket: FakeBucket, _action: str, _resource: str) -> PermissionR
     return PermissionResult.NEUTRAL
 
 
-def _start(region: str, port: int) -> Rehearsal:
+def _start(region: str, port: int, speed: float) -> Rehearsal:
     remove_orphaned_directories()
     FakeBucket.get_permission = _undecided  # type: ignore[method-assign]
     default_user_config.setdefault("iam", {})["load_aws_managed_policies"] = True
-    rehearsal = Rehearsal(region, port=port)
-    for extension in build_extensions(Site(rehearsal.endpoint_url, rehearsal.directory)):
+    rehearsal = Rehearsal(region, port=port, speed=speed)
+    monitoring = Monitoring(rehearsal.clock)
+    for extension in build_extensions(Site(rehearsal.endpoint_url, rehearsal.directory, rehearsal.clock, monitoring)):
         rehearsal.register(extension)
     rehearsal.serve()
     return rehearsal

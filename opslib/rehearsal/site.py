@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Protocol
 
 from opslib.rehearsal.calls import Operation
+from opslib.rehearsal.clock import Clock
+from opslib.rehearsal.monitoring.extension import Monitoring
 
 
 @dataclass(frozen=True)
 class Site:
-    """The address under which a rehearsal answers, and the directory that holds its files."""
+    """The address under which a rehearsal answers, the directory that holds its files, its clock and its metrics."""
 
     endpoint_url: str
     directory: Path
+    clock: Clock
+    monitoring: Monitoring
 
 
 class Extension(Protocol):

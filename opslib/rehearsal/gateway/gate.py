@@ -9,6 +9,7 @@ import json
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Mapping
+from email.utils import format_datetime
 from typing import Any
 from urllib.parse import unquote
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from moto.core.model import OperationModel
 from moto.s3.models import s3_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError, Witness
+from opslib.rehearsal.clock import Clock
 from opslib.rehearsal.gateway.actions import Need, needs_of, s3_needs
 from opslib.rehearsal.gateway.incoming import Incoming, operation_model
 from opslib.rehearsal.gateway.protocols import JSON_PROTOCOLS, Reply, read_parameters, write_error, write_reply
@@ -46,8 +48,11 @@ class Gate:
     A witness sees a call before moto answers it, may refuse it, and may change the body of the answer.
     """
 
-    def __init__(self, moto: Wsgi, operations: Mapping[str, Operation], witnesses: Mapping[str, Witness]) -> None:
+    def __init__(
+        self, moto: Wsgi, operations: Mapping[str, Operation], witnesses: Mapping[str, Witness], clock: Clock
+    ) -> None:
         self._moto = moto
+        self._clock = clock
         self._operations = operations
         self._witnesses = witnesses
 
@@ -64,8 +69,11 @@ class Gate:
         length = (
             reply.headers.get("Content-Length", "0") if environ["REQUEST_METHOD"] == "HEAD" else str(len(reply.body))
         )
-        headers = {name: value for name, value in reply.headers.items() if name.lower() != "content-length"}
+        headers = {
+            name: value for name, value in reply.headers.items() if name.lower() not in {"content-length", "date"}
+        }
         headers |= {"Content-Length": length, "x-amzn-RequestId": incoming.request_id}
+        headers["Date"] = format_datetime(self._clock.now(), usegmt=True)  # AWS's "now", of metrics and alarms, too
         return Reply(reply.status, headers, reply.body)
 
     def _answer(self, incoming: Incoming) -> Reply:

@@ -1,0 +1,1 @@
+"""CloudWatch: metrics and alarms on the rehearsal's clock."""
