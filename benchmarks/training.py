@@ -5,7 +5,9 @@
 Every row is measured in this run. Ours are whole commands (`python hpo.py ...` with an empty cache): interpreter,
 imports, decoding, features, head, test, report and model. The reference's loop is measured for two epochs and its
 time for more of them is computed from these. `limit` is decoding every photo once and sending it through the fastest
-runtime once, on all cores, and nothing else. Hosts are processes that may run on one core each.
+runtime once, on all cores, and nothing else. The second job has the first one's photos and another learning rate; its
+seconds are those from the first look at the photos to the first step of the head. Hosts are processes that may run on
+one core each.
 """
 
 import argparse

@@ -71,7 +71,8 @@ class TrainedModel:
             and what guessing reaches.
         report: `evaluation.evaluate` on the test photos; empty if there are none.
         ranks: A row for each process: its host, its photos, and the checksum of its weights.
-        seconds: Time spent on `features` and on the `head`.
+        seconds: Time until the `backbone` stood ready (its library's import is most of it), from there to the
+            `features` of all photos, and then for the `head`, its test included.
     """
 
     classifier: Classifier
@@ -117,6 +118,7 @@ class _Training:
         _check(self.share.photos)
         self.backbone = build_backbone(spec.backbone, weights=around.weights)
         check_unfreeze(self.backbone.module, spec)  # not after hours of features and epochs
+        self.ready = time.perf_counter()
         self.extractor = FeatureExtractor(
             self.backbone,
             torch.device("cuda" if torch.cuda.is_available() else "cpu"),
@@ -128,7 +130,7 @@ class _Training:
         photos, log = self.share.photos, self.around.log
         log(f"{self.spec.backbone}: {self.backbone.features} features on {self.extractor.device}; {photos}")
         features = self._features()
-        features_seconds = time.perf_counter() - self.started
+        computed = time.perf_counter()
         classifier, history, score = self._fitted(features)
         best = best_epoch(history)
         # Tuning takes the last value that it finds in the log: it must be the artifact's, not that of the last epoch.
@@ -136,7 +138,8 @@ class _Training:
             f"best_epoch={best.epoch} valid_loss={best.valid_loss:.6f} valid_accuracy={best.valid_accuracy:.4f}"
         )
         report, metrics = self._report(best, score)
-        seconds = {"features": features_seconds, "head": time.perf_counter() - self.started - features_seconds}
+        spent = (self.ready - self.started, computed - self.ready, time.perf_counter() - computed)
+        seconds = dict(zip(("backbone", "features", "head"), spent, strict=True))
         return TrainedModel(
             classifier.eval().cpu(),
             self.backbone,

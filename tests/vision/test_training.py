@@ -165,7 +165,7 @@ def test_drawn_breeds_are_learnt(trained):
     model, _, rows = trained
     assert list(model.history) == rows
     assert model.report["test_accuracy"] > 2 * model.report["chance_accuracy"]
-    assert set(model.seconds) == {"features", "head"}
+    assert set(model.seconds) == {"backbone", "features", "head"}
     assert model.metrics["valid_loss"] == model.best.valid_loss == min(row.valid_loss for row in rows)
     assert model.metrics["chance_loss"] == pytest.approx(1.7918, abs=1e-4)
     (row,) = model.ranks
