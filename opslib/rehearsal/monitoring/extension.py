@@ -1,6 +1,8 @@
 """CloudWatch, as far as the rehearsal performs it: metrics of what runs here, and alarms that watch them."""
 
+# ruff: noqa: ARG002 - nothing is kept yet: other extensions write metrics and read alarms by these names
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -9,6 +11,21 @@ from opslib.rehearsal.clock import Clock
 
 AlarmListener = Callable[[str, str, str, datetime], None]
 """Told of an alarm: its region, its name, its state, and when, on the rehearsal's clock."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The name of one metric: where it is kept, and of what it tells."""
+
+    region: str
+    namespace: str
+    name: str
+    dimensions: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(cls, region: str, namespace: str, name: str, **dimensions: str) -> "Metric":
+        """Name a metric by its dimensions, in whatever order they are given."""
+        return cls(region, namespace, name, tuple(sorted(dimensions.items())))
 
 
 class Monitoring:
@@ -23,20 +40,15 @@ class Monitoring:
     def stop(self) -> None:
         """End the evaluation of alarms."""
 
-    def observe(
-        self, region: str, namespace: str, name: str, dimensions: Mapping[str, str], value: float, unit: str = "None"
-    ) -> None:
+    def observe(self, metric: Metric, value: float, unit: str = "None") -> None:
         """Record one event now; at a speed of s it stands for s of them."""
 
-    def gauge(
-        self, region: str, namespace: str, name: str, dimensions: Mapping[str, str], value: float, unit: str = "None"
-    ) -> None:
+    def gauge(self, metric: Metric, value: float, unit: str = "None") -> None:
         """Record one sample now, of something that is measured at intervals."""
 
     def series(
-        self, region: str, namespace: str, name: str, dimensions: Mapping[str, str], *, statistic: str,
-        period_seconds: int, periods: int,
-    ) -> list[tuple[datetime, float]]:  # fmt: skip
+        self, metric: Metric, *, statistic: str, period_seconds: int, periods: int
+    ) -> list[tuple[datetime, float]]:
         """Return a statistic of the last complete periods, oldest first; periods without data are left out."""
         return []
 
