@@ -1,0 +1,207 @@
+"""Serverless variants: containers that start when they are asked, serve one request each, and end when nobody asks.
+
+Above MaxConcurrency a request is refused with ThrottlingException; a container that holds more than its memory size is
+killed. Sources: docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html and -monitoring.html. AWS does not
+say how long a container stays warm; here it is five minutes of the wall's clock.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+from opslib.rehearsal.calls import ServiceError
+from opslib.rehearsal.endpoints.fleet import INVOCATION_SECONDS, ContainerReply, ModelContainer, ModelInstance
+
+IDLE_SECONDS = 300.0
+"""How long a container stays warm after its last request."""
+
+MAX_BODY_BYTES = 4 * 2**20
+"""Largest request and response of a serverless endpoint, 4 MB."""
+
+MEMORY_SIZES_MB = (1024, 2048, 3072, 4096, 5120, 6144)
+_INSTANCE_ONLY = (
+    "InstanceType", "InitialInstanceCount", "AcceleratorType", "CoreDumpConfig", "ManagedInstanceScaling",
+    "RoutingConfig", "VolumeSizeInGB", "ContainerStartupHealthCheckTimeoutInSeconds",
+    "ModelDataDownloadTimeoutInSeconds",
+)  # fmt: skip
+
+Note = Callable[[str, float, str], None]
+"""Takes a metric of the variant: its name, value and unit."""
+
+
+def check_serverless(variant: Mapping[str, Any]) -> None:
+    """Refuse a variant of an endpoint configuration whose ServerlessConfig AWS would refuse.
+
+    Raises:
+        ServiceError: ValidationException.
+    """
+    config, name = variant["ServerlessConfig"], variant["VariantName"]
+    mixed = [setting for setting in _INSTANCE_ONLY if variant.get(setting)]
+    if mixed:
+        raise _invalid(f"{', '.join(mixed)} cannot be used with ServerlessConfig in variant {name}.")
+    if config["MemorySizeInMB"] not in MEMORY_SIZES_MB:
+        sizes = ", ".join(map(str, MEMORY_SIZES_MB))
+        raise _invalid(f"MemorySizeInMB of variant {name} must be one of {sizes}.")
+    if config.get("ProvisionedConcurrency", 0) > config["MaxConcurrency"]:
+        raise _invalid(f"ProvisionedConcurrency of variant {name} must be less than or equal to MaxConcurrency.")
+
+
+class ServerlessFleet:
+    """The containers of one serverless variant; it has the interface of `fleet.Fleet`."""
+
+    def __init__(
+        self,
+        container: ModelContainer,
+        config: Mapping[str, Any],
+        *,
+        note: Note = lambda name, value, unit: None,
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        """Take a ServerlessConfig; `note` gets ModelSetupTime and ServerlessConcurrentExecutionsUtilization."""
+        self.config = dict(config)
+        self._container = container
+        self._note = note
+        self._idle_seconds = idle_seconds
+        self._warm: list[tuple[float, ModelInstance]] = []  # when each became idle; the last used is used next
+        self._busy: set[ModelInstance] = set()
+        self._taken = 0
+        self._closed = False
+        self._changed = threading.Condition()
+
+    @property
+    def count(self) -> int:
+        """The number of containers at this moment; 0 when nobody has asked for a while."""
+        return len(self._warm) + len(self._busy)
+
+    @property
+    def healthy_count(self) -> int:
+        """The same: a container that is not healthy is none."""
+        return self.count
+
+    def describe(self) -> dict[str, Any]:
+        """Return what DescribeEndpoint shows of the variant in place of numbers of instances."""
+        return {"CurrentServerlessConfig": self.config, "DesiredServerlessConfig": self.config}
+
+    def start(self) -> None:
+        """Start the provisioned containers, or one to see whether the model serves at all.
+
+        Raises:
+            ModelNotServing: it does not.
+        """
+        wanted = self.config.get("ProvisionedConcurrency", 0) or 1
+        with ThreadPoolExecutor(wanted) as pool:
+            for instance in pool.map(lambda _: self._cold_start(), range(wanted)):
+                self._keep_warm(instance)
+        threading.Thread(target=self._end_idle, name="serverless-idle", daemon=True).start()
+
+    def resize(self, count: int) -> None:
+        """Do nothing: the number of containers follows the requests."""
+
+    def invoke(
+        self, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float = INVOCATION_SECONDS
+    ) -> ContainerReply:
+        """Send a request to a container of its own, warm or new.
+
+        Raises:
+            ServiceError: ThrottlingException; MaxConcurrency requests are under way.
+            ModelNotServing: the container did not start, ended, or held more than its memory size.
+            InvocationTimedOut: it did not answer in time.
+        """
+        del timeout_seconds  # always 60 seconds
+        with self._slot():
+            instance = self._take_warm() or self._cold_start()
+            try:
+                reply = instance.invoke(body, headers)
+            except BaseException:
+                self._discard(instance)
+                raise
+            self._keep_warm(instance)
+            return reply
+
+    def drain(self) -> None:
+        """Wait until no request is under way."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._taken == 0, timeout=INVOCATION_SECONDS)
+
+    def close(self) -> None:
+        """Kill every container."""
+        with self._changed:
+            self._closed = True
+            instances = [*(instance for _, instance in self._warm), *self._busy]
+            self._warm.clear()
+            self._busy.clear()
+            self._changed.notify_all()
+        for instance in instances:
+            instance.close()
+
+    @contextmanager
+    def _slot(self) -> Iterator[None]:
+        limit = self.config["MaxConcurrency"]
+        with self._changed:
+            if self._taken >= limit:
+                raise ServiceError("ThrottlingException", "Rate exceeded")
+            self._taken += 1
+            share = self._taken / limit
+        self._note("ServerlessConcurrentExecutionsUtilization", share, "None")
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._taken -= 1
+                self._changed.notify_all()
+
+    def _take_warm(self) -> ModelInstance | None:
+        with self._changed:
+            while self._warm:
+                _, instance = self._warm.pop()
+                if instance.healthy:
+                    self._busy.add(instance)
+                    return instance
+                instance.close()
+        return None
+
+    def _cold_start(self) -> ModelInstance:
+        instance, started = ModelInstance(self._container), time.perf_counter()
+        with self._changed:
+            self._busy.add(instance)
+        try:
+            instance.start()
+        except BaseException:
+            self._discard(instance)
+            raise
+        self._note("ModelSetupTime", (time.perf_counter() - started) * 1e6, "Microseconds")
+        return instance
+
+    def _keep_warm(self, instance: ModelInstance) -> None:
+        with self._changed:
+            self._busy.discard(instance)
+            if not self._closed:
+                self._warm.append((time.monotonic(), instance))
+                self._changed.notify_all()
+                return
+        instance.close()
+
+    def _discard(self, instance: ModelInstance) -> None:
+        with self._changed:
+            self._busy.discard(instance)
+        instance.close()
+
+    def _end_idle(self) -> None:
+        """End containers that were idle for long, but never the provisioned ones."""
+        provisioned = self.config.get("ProvisionedConcurrency", 0)
+        while not self._closed:
+            with self._changed:
+                oldest = self._warm[0][0] if self._warm else time.monotonic()
+                self._changed.wait(max(0.05, oldest + self._idle_seconds - time.monotonic()))
+                due = [one for one in self._warm if one[0] + self._idle_seconds <= time.monotonic()]
+                ended = due[: max(0, self.count - provisioned)]
+                self._warm = [one for one in self._warm if one not in ended]
+            for _, instance in ended:
+                instance.close()
+
+
+def _invalid(message: str) -> ServiceError:
+    return ServiceError("ValidationException", message)
