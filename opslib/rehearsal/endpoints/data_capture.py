@@ -1,8 +1,9 @@
 """Data capture: requests and answers of an endpoint, written to S3 as JSON Lines.
 
-The objects are <DestinationS3Uri>/<endpoint>/<variant>/<yyyy>/<mm>/<dd>/<hh>/<mm>-<ss>-<ms>-<uuid>.jsonl, written with the
-permissions of the model's role; where it may not write, nothing is captured and nobody is told, as on AWS. AWS delivers
-within minutes; here it is two seconds. Source: docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-data-capture.html
+The objects are <DestinationS3Uri>/<endpoint>/<variant>/<yyyy>/<mm>/<dd>/<hh>/<mm>-<ss>-<ms>-<uuid>.jsonl, written with
+the permissions of the model's role; where it may not write, nothing is captured and nobody is told, as on AWS. AWS
+delivers within minutes; here it is two seconds.
+Source: docs.aws.amazon.com/sagemaker/latest/dg/model-monitor-data-capture.html
 """
 
 import base64

@@ -57,7 +57,7 @@ class ServerlessFleet:
         container: ModelContainer,
         config: Mapping[str, Any],
         *,
-        note: Note = lambda name, value, unit: None,
+        note: Note = lambda _name, _value, _unit: None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """Take a ServerlessConfig; `note` gets ModelSetupTime and ServerlessConcurrentExecutionsUtilization."""
