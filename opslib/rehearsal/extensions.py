@@ -5,11 +5,13 @@ from opslib.rehearsal.functions.extension import FunctionsExtension
 from opslib.rehearsal.instances.extension import InstancesExtension
 from opslib.rehearsal.site import Extension, Site
 from opslib.rehearsal.training.extension import TrainingExtension
+from opslib.rehearsal.transforms.extension import TransformsExtension
 from opslib.rehearsal.tuning.extension import TuningExtension
 
 
 def build_extensions(site: Site) -> list[Extension]:
     """Build every extension; they are stopped in the opposite order, tuning before the training that it uses."""
     training = TrainingExtension(site)
-    others = [EndpointsExtension(site), FunctionsExtension(site), InstancesExtension(site)]
+    serving = [EndpointsExtension(site), TransformsExtension(site)]
+    others = [*serving, FunctionsExtension(site), InstancesExtension(site)]
     return [site.monitoring, training, TuningExtension(training), *others]

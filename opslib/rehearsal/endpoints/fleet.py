@@ -103,15 +103,17 @@ class ModelInstance:
             )
         self._wait_until_healthy(self._process, time.monotonic() + self._model.startup_seconds)
 
-    def invoke(self, body: bytes, headers: Mapping[str, str]) -> ContainerReply:
+    def invoke(
+        self, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float = INVOCATION_SECONDS
+    ) -> ContainerReply:
         """POST to /invocations.
 
         Raises:
-            InvocationTimedOut: no answer within 60 seconds; the container is replaced.
+            InvocationTimedOut: no answer in time; the container is replaced.
             ModelNotServing: the container ended; it is replaced.
         """
         try:
-            reply = self._pool.request("POST", "/invocations", body=body, headers=headers, timeout=INVOCATION_SECONDS)
+            reply = self._pool.request("POST", "/invocations", body=body, headers=headers, timeout=timeout_seconds)
         except urllib3.exceptions.TimeoutError as error:
             self._replace()
             raise InvocationTimedOut from error
@@ -220,15 +222,17 @@ class Fleet:
             self._wait_until_idle(instance)
             instance.close()
 
-    def invoke(self, body: bytes, headers: Mapping[str, str]) -> ContainerReply:
-        """Send a request to one healthy instance.
+    def invoke(
+        self, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float = INVOCATION_SECONDS
+    ) -> ContainerReply:
+        """Send a request to one healthy instance; asynchronous requests have longer than 60 seconds.
 
         Raises:
             ModelNotServing: no instance is healthy, or the chosen one ended.
             InvocationTimedOut: the chosen one did not answer in time.
         """
         with self._chosen() as instance:
-            return instance.invoke(body, headers)
+            return instance.invoke(body, headers, timeout_seconds=timeout_seconds)
 
     def drain(self) -> None:
         """Wait until no request is under way."""
