@@ -79,6 +79,11 @@ class ModelInstance:
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def pid(self) -> int | None:
+        """The model server's process; None before it is started."""
+        return self._process.pid if self._process else None
+
     def start(self) -> None:
         """Fetch the model, start the model server and wait until it answers /ping.
 

@@ -12,6 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
+
 from opslib.rehearsal.calls import ServiceError
 from opslib.rehearsal.endpoints.fleet import INVOCATION_SECONDS, ContainerReply, ModelContainer, ModelInstance
 
@@ -20,6 +22,9 @@ IDLE_SECONDS = 300.0
 
 MAX_BODY_BYTES = 4 * 2**20
 """Largest request and response of a serverless endpoint, 4 MB."""
+
+_LOOK_SECONDS = 0.2
+"""How often idle containers and the memory of the others are looked at."""
 
 MEMORY_SIZES_MB = (1024, 2048, 3072, 4096, 5120, 6144)
 _INSTANCE_ONLY = (
@@ -68,7 +73,7 @@ class ServerlessFleet:
         self._warm: list[tuple[float, ModelInstance]] = []  # when each became idle; the last used is used next
         self._busy: set[ModelInstance] = set()
         self._taken = 0
-        self._closed = False
+        self._ended = threading.Event()
         self._changed = threading.Condition()
 
     @property
@@ -95,7 +100,7 @@ class ServerlessFleet:
         with ThreadPoolExecutor(wanted) as pool:
             for instance in pool.map(lambda _: self._cold_start(), range(wanted)):
                 self._keep_warm(instance)
-        threading.Thread(target=self._end_idle, name="serverless-idle", daemon=True).start()
+        threading.Thread(target=self._look_after, name="serverless", daemon=True).start()
 
     def resize(self, count: int) -> None:
         """Do nothing: the number of containers follows the requests."""
@@ -129,7 +134,7 @@ class ServerlessFleet:
     def close(self) -> None:
         """Kill every container."""
         with self._changed:
-            self._closed = True
+            self._ended.set()
             instances = [*(instance for _, instance in self._warm), *self._busy]
             self._warm.clear()
             self._busy.clear()
@@ -178,7 +183,7 @@ class ServerlessFleet:
     def _keep_warm(self, instance: ModelInstance) -> None:
         with self._changed:
             self._busy.discard(instance)
-            if not self._closed:
+            if not self._ended.is_set():
                 self._warm.append((time.monotonic(), instance))
                 self._changed.notify_all()
                 return
@@ -189,18 +194,32 @@ class ServerlessFleet:
             self._busy.discard(instance)
         instance.close()
 
-    def _end_idle(self) -> None:
-        """End containers that were idle for long, but never the provisioned ones."""
-        provisioned = self.config.get("ProvisionedConcurrency", 0)
-        while not self._closed:
+    def _look_after(self) -> None:
+        """End containers that were idle for long, and those that hold more memory than they may."""
+        while not self._ended.wait(_LOOK_SECONDS):
             with self._changed:
-                oldest = self._warm[0][0] if self._warm else time.monotonic()
-                self._changed.wait(max(0.05, oldest + self._idle_seconds - time.monotonic()))
-                due = [one for one in self._warm if one[0] + self._idle_seconds <= time.monotonic()]
-                ended = due[: max(0, self.count - provisioned)]
-                self._warm = [one for one in self._warm if one not in ended]
-            for _, instance in ended:
+                busy, idle = list(self._busy), self._take_idle()
+            for instance in idle:
                 instance.close()
+            for instance in busy:
+                if _held_bytes(instance.pid) > self.config["MemorySizeInMB"] * 2**20:
+                    instance.close()  # its request fails, and `invoke` forgets it
+
+    def _take_idle(self) -> list[ModelInstance]:
+        """Return the containers to end, never the provisioned ones; they are warm no longer."""
+        due = [one for one in self._warm if one[0] + self._idle_seconds <= time.monotonic()]
+        ended = due[: max(0, self.count - self.config.get("ProvisionedConcurrency", 0))]
+        self._warm = [one for one in self._warm if one not in ended]
+        return [instance for _, instance in ended]
+
+
+def _held_bytes(pid: int | None) -> int:
+    """Return the memory of a process and its descendants; 0 when it has ended."""
+    try:
+        process = psutil.Process(pid) if pid else None
+        return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) if process else 0
+    except psutil.Error:
+        return 0
 
 
 def _invalid(message: str) -> ServiceError:
