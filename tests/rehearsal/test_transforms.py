@@ -6,7 +6,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from opslib.rehearsal.transforms.records import PayloadTooLarge, cut, put_together
-from tests.rehearsal.serving import IMAGE, log_lines, pack_model, unique, until
+from tests.rehearsal.serving import IMAGE, allow, client_of, log_lines, pack_model, unique, until
 
 INFERENCE = """
 import os
@@ -126,6 +126,22 @@ def test_what_cannot_be_read_or_is_too_large_fails_the_job_and_a_stopped_one_is_
         sagemaker.describe_transform_job(TransformJobName="nothing")
     with pytest.raises(ClientError, match="must not exceed 100"):
         start(place, {}, MaxPayloadInMB=60, MaxConcurrentTransforms=2)
+
+
+def test_a_caller_needs_permission_on_the_job_and_not_on_the_model(place):
+    name, job = unique("transform"), "arn:aws:sagemaker:us-east-1:000000000000:transform-job/transform-*"
+    allowed = client_of("sagemaker", allow("sagemaker:CreateTransformJob", resource=job))
+    source = {"S3DataType": "S3Prefix", "S3Uri": f"s3://{place[0]}/nothing/"}
+    request = {
+        "ModelName": place[1],
+        "TransformInput": {"DataSource": {"S3DataSource": source}},
+        "TransformOutput": {"S3OutputPath": f"s3://{place[0]}/out"},
+        "TransformResources": {"InstanceType": "ml.m5.large", "InstanceCount": 1},
+    }
+    allowed.create_transform_job(TransformJobName=name, **request)
+    assert ended(name)["TransformJobStatus"] == "Failed"
+    with pytest.raises(ClientError, match="AccessDenied"):
+        allowed.create_transform_job(TransformJobName="another", **request)
 
 
 def test_records_are_never_cut_and_come_back_in_order():

@@ -85,7 +85,7 @@ def _sagemaker_needs(action: str, params: Mapping[str, Any], place: str, context
         named = [params.get("ResourceArn", "*")]
     if verb.startswith(("List", "Search")) and verb != "ListTags":
         named = []
-    if verb == "CreateEndpointConfig":  # its variants name models, but the resource is the configuration alone
+    if verb in {"CreateEndpointConfig", "CreateTransformJob"}:  # they name models, too, but are the resource alone
         named = named[:1]
     needs = [Need(action, (arn,), context) for arn in named] or [Need(action, context=context)]
     if verb.startswith("Create") and params.get("Tags"):
