@@ -7,7 +7,7 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from opslib.rehearsal.endpoints import fleet as model_fleet
+from opslib.rehearsal.endpoints import instances as model_instances
 from tests.rehearsal.serving import (
     IMAGE,
     INFERENCE,
@@ -241,7 +241,7 @@ def test_a_container_that_ends_is_replaced(deploy):
 
 
 def test_a_container_that_hangs_is_given_up_and_replaced(deploy, monkeypatch):
-    monkeypatch.setattr(model_fleet, "INVOCATION_SECONDS", 1.0)
+    monkeypatch.setattr(model_instances, "INVOCATION_SECONDS", 1.0)
     name = deploy()
     response = refusal(name, content_type="text/hang")
     assert response["OriginalStatusCode"] == 0

@@ -6,22 +6,24 @@ UpdateEndpointWeightsAndCapacities, DeleteEndpoint).
 """
 
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker_backends
 
-from opslib.errors import OpslibError
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.endpoints.fleet import ModelNotServing
+from opslib.rehearsal.endpoints.async_invocations import AsyncInvocations
+from opslib.rehearsal.endpoints.capacities import VariantCapacities
+from opslib.rehearsal.endpoints.fleet import Fleet
 from opslib.rehearsal.endpoints.hosted_models import HostedModels
-from opslib.rehearsal.endpoints.hosting import Hosting, HostingFailed
+from opslib.rehearsal.endpoints.hosting import Hosting
+from opslib.rehearsal.endpoints.hosting_builder import HostingBuilder
 from opslib.rehearsal.endpoints.invocations import Invocations
-from opslib.rehearsal.endpoints.model_data import ModelDataFailed
+from opslib.rehearsal.endpoints.live import LiveEndpoint
+from opslib.rehearsal.endpoints.rollout import Rollout, plan_rollout
 from opslib.rehearsal.site import Site
 
-_IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
 Key = tuple[str, str]
 """An endpoint: region and name."""
 
@@ -31,10 +33,14 @@ class EndpointsExtension:
 
     def __init__(self, site: Site) -> None:
         """Start with no endpoint."""
-        self._models = HostedModels(site)
-        self._hostings: dict[Key, Hosting] = {}
-        self._in_service: set[Key] = set()
+        self._site = site
+        self._models = HostedModels()
+        self._builder = HostingBuilder(site)
+        self._endpoints: dict[Key, LiveEndpoint] = {}
         self._lock = threading.RLock()
+        self._queues = AsyncInvocations(site, self._find_in_service)
+        self.capacities = VariantCapacities(lambda region, name: self._endpoints.get((region, name)))
+        """What Application Auto Scaling reads and sets."""
         self.operations: dict[str, Operation] = {
             "sagemaker.CreateEndpoint": self.create_endpoint,
             "sagemaker.DescribeEndpoint": self.describe_endpoint,
@@ -42,17 +48,18 @@ class EndpointsExtension:
             "sagemaker.UpdateEndpointWeightsAndCapacities": self.update_weights_and_capacities,
             "sagemaker.DeleteEndpoint": self.delete_endpoint,
             **self._models.operations,
-            **Invocations(self._find_in_service).operations,
+            **Invocations(self._held).operations,
+            **self._queues.operations,
         }
 
     def stop(self) -> None:
         """Kill every instance."""
+        self._queues.stop()
         with self._lock:
-            hostings = list(self._hostings.values())
-            self._hostings.clear()
-            self._in_service.clear()
-        for hosting in hostings:
-            hosting.close()
+            endpoints = list(self._endpoints.values())
+            self._endpoints.clear()
+        for endpoint in endpoints:
+            endpoint.close()
 
     def create_endpoint(self, call: Call) -> dict[str, Any]:
         """Create an endpoint; it is Creating until its instances answer /ping."""
@@ -61,63 +68,82 @@ class EndpointsExtension:
         with self._lock:
             if name in backend.endpoints:
                 raise _invalid(f'Cannot create already existing endpoint "{backend.endpoints[name].arn}".')
-            hosting = self._models.build_hosting(call, config, name)
+            hosting = self._build_hosting(call, config, {})
             record = backend.create_endpoint(name, config, call.params.get("Tags", []))
-            record.arn, record.endpoint_status = record.arn.lower(), "Creating"
-            self._hostings[call.region, name] = hosting
-        _in_background(lambda: self._bring_into_service((call.region, name), record, hosting))
+            record.arn = record.arn.lower()
+            endpoint = self._endpoints[call.region, name] = LiveEndpoint(self._site, call.region, record)
+            endpoint.create(hosting)
+        if hosting.async_config:
+            self._queues.watch(call.region, name)
         return {"EndpointArn": record.arn}
 
     def describe_endpoint(self, call: Call) -> dict[str, Any]:
         """Return an endpoint's status, variants and, when it failed, why."""
         record = self._record(call)
-        hosting = self._hostings.get((call.region, record.endpoint_name))
-        serving = hosting if record.endpoint_status not in {"Creating", "Failed"} else None
+        endpoint = self._endpoints.get((call.region, record.endpoint_name))
         return {
             "EndpointName": record.endpoint_name,
             "EndpointArn": record.arn,
             "EndpointConfigName": record.endpoint_config_name,
             "EndpointStatus": record.endpoint_status,
             "FailureReason": record.failure_reason,
-            "ProductionVariants": [one.describe() for one in serving.variants.values()] if serving else None,
             "CreationTime": record.creation_time,
             "LastModifiedTime": record.last_modified_time,
+            **(endpoint.describe() if endpoint else {}),
         }
 
     def update_endpoint(self, call: Call) -> dict[str, Any]:
         """Start instances of another configuration, then let them take over; the old ones serve until then."""
-        record, config = self._changeable(call), call.params["EndpointConfigName"]
-        hosting = self._models.build_hosting(call, config, record.endpoint_name)
-        _set_status(record, "Updating")
-        _in_background(lambda: self._take_over((call.region, record.endpoint_name), record, hosting, config))
-        return {"EndpointArn": record.arn}
+        endpoint, params = self._live(call), call.params
+        endpoint.refuse_unless_in_service()
+        retained = _retained(endpoint, params) if params.get("RetainAllVariantProperties") else {}
+        hosting = self._build_hosting(call, params["EndpointConfigName"], retained)
+        endpoint.update(hosting, self._plan_rollout(call, endpoint, hosting))
+        if hosting.async_config:
+            self._queues.watch(call.region, params["EndpointName"])
+        return {"EndpointArn": endpoint.record.arn}
 
     def update_weights_and_capacities(self, call: Call) -> dict[str, Any]:
         """Change the shares of the traffic and the numbers of instances."""
-        record = self._changeable(call)
-        hosting, wanted = self._hostings[call.region, record.endpoint_name], call.params["DesiredWeightsAndCapacities"]
-        unknown = [change["VariantName"] for change in wanted if change["VariantName"] not in hosting.variants]
+        endpoint, wanted = self._live(call), call.params["DesiredWeightsAndCapacities"]
+        endpoint.refuse_unless_in_service()
+        variants = endpoint.route.current.variants
+        unknown = [change["VariantName"] for change in wanted if change["VariantName"] not in variants]
         if unknown:
-            raise _invalid(f"Could not find variant(s) {', '.join(unknown)} of endpoint {record.arn}.")
-        _set_status(record, "Updating")
-        _in_background(lambda: _resize(record, hosting, wanted))
-        return {"EndpointArn": record.arn}
+            raise _invalid(f"Could not find variant(s) {', '.join(unknown)} of endpoint {endpoint.record.arn}.")
+        for change in wanted:
+            if change.get("DesiredInstanceCount") == 0:
+                raise _invalid(f"DesiredInstanceCount of variant {change['VariantName']} must be at least 1.")
+        endpoint.resize(wanted)
+        return {"EndpointArn": endpoint.record.arn}
 
     def delete_endpoint(self, call: Call) -> dict[str, Any]:
         """Delete an endpoint and kill its instances; refused while it is being created or updated, as on AWS."""
         with self._lock:
             record = self._record(call)
-            self._refuse_in_progress(record)
-            _set_status(record, "Deleting")
-            hosting = self._hostings.pop((call.region, record.endpoint_name), None)
-            self._in_service.discard((call.region, record.endpoint_name))
-        if hosting:
-            hosting.close()
+            endpoint = self._endpoints.get((call.region, record.endpoint_name))
+            if endpoint:
+                endpoint.begin_deletion()
+            self._endpoints.pop((call.region, record.endpoint_name), None)
+        self._queues.forget(call.region, record.endpoint_name)
+        if endpoint:
+            endpoint.close()
         del _backend(call).endpoints[record.endpoint_name]
         return {}
 
+    @contextmanager
+    def _held(self, region: str, name: str) -> Iterator[Hosting | None]:
+        """Hold the hosting that answers the next request of an endpoint; None: it is not in service."""
+        endpoint = self._endpoints.get((region, name))
+        if endpoint is None:
+            yield None
+            return
+        with endpoint.route.held() as hosting:
+            yield hosting
+
     def _find_in_service(self, region: str, name: str) -> Hosting | None:
-        return self._hostings.get((region, name)) if (region, name) in self._in_service else None
+        endpoint = self._endpoints.get((region, name))
+        return endpoint.route.current if endpoint else None
 
     def _record(self, call: Call) -> FakeEndpoint:
         name = call.params["EndpointName"]
@@ -126,71 +152,50 @@ class EndpointsExtension:
             raise _invalid(f'Could not find endpoint "{call.arn(f"endpoint/{name}").lower()}".')
         return record
 
-    def _changeable(self, call: Call) -> FakeEndpoint:
-        record = self._record(call)
-        self._refuse_in_progress(record)
-        if record.endpoint_status != "InService":
-            raise _invalid(f'Cannot update endpoint "{record.arn}" in status {record.endpoint_status}.')
-        return record
+    def _live(self, call: Call) -> LiveEndpoint:
+        return self._endpoints[call.region, self._record(call).endpoint_name]
 
-    @staticmethod
-    def _refuse_in_progress(record: FakeEndpoint) -> None:
-        if record.endpoint_status in _IN_PROGRESS:
-            raise _invalid(f'Cannot update in-progress endpoint "{record.arn}".')
+    def _build_hosting(self, call: Call, config_name: str, retained: Mapping[str, Mapping[str, Any]]) -> Hosting:
+        key = (call.region, call.params["EndpointName"])
 
-    def _bring_into_service(self, key: Key, record: FakeEndpoint, hosting: Hosting) -> None:
-        if not _started(hosting, record):
-            _set_status(record, "Failed")
-            return
-        with self._lock:
-            if self._hostings.get(key) is hosting:  # else the rehearsal has ended meanwhile
-                self._in_service.add(key)
-        _set_status(record, "InService")
+        def count_neighbours() -> int:
+            others = [endpoint for other, endpoint in list(self._endpoints.items()) if other != key]
+            return sum(
+                variant.fleet.count
+                for endpoint in others
+                for hosting in endpoint.hostings
+                for variant in hosting.everything
+            )
 
-    def _take_over(self, key: Key, record: FakeEndpoint, hosting: Hosting, config: str) -> None:
-        if not _started(hosting, record):
-            _set_status(record, "InService")
-            return
-        with self._lock:
-            old = self._hostings.get(key)
-            if old is None:  # the rehearsal has ended meanwhile
-                hosting.close()
-                return
-            self._hostings[key] = hosting
-        record.endpoint_config_name, record.failure_reason = config, None
-        _set_status(record, "InService")
-        old.retire()
+        return self._builder.build(self._models.plan_hosting(call, config_name, retained, count_neighbours))
+
+    def _plan_rollout(self, call: Call, endpoint: LiveEndpoint, hosting: Hosting) -> Rollout:
+        config = call.params.get("DeploymentConfig")
+        if config is None and call.params.get("RetainDeploymentConfig") and endpoint.last_rollout:
+            config = endpoint.last_rollout.config
+        if not config:
+            return Rollout()
+        if set(hosting.variants) != set(endpoint.route.current.variants):
+            raise _invalid("With DeploymentConfig the new endpoint configuration must have the same variant names.")
+        rollout = plan_rollout(config, max(1, min(one.fleet.count for one in hosting.variants.values())))
+        state_of = self._site.monitoring.alarm_state
+        unknown = [name for name in rollout.alarms if state_of(call.region, name) is None]
+        if unknown:
+            raise _invalid(f"Could not find CloudWatch alarm(s): {', '.join(unknown)}.")
+        return rollout
 
 
-def _started(hosting: Hosting, record: FakeEndpoint) -> bool:
-    """Start what an endpoint runs; False, with the reason in the record, when it does not come into service."""
-    try:
-        hosting.start()
-    except (HostingFailed, OpslibError) as error:
-        record.failure_reason = str(error)
-        return False
-    except BaseException:
-        record.failure_reason = "Request to service failed. If failure persists after retry, contact customer support."
-        _set_status(record, "Failed")  # or it could never be deleted
-        raise
-    return True
-
-
-def _resize(record: FakeEndpoint, hosting: Hosting, wanted: list[dict[str, Any]]) -> None:
-    try:
-        for change in wanted:
-            variant = hosting.variants[change["VariantName"]]
-            variant.weight = change.get("DesiredWeight", variant.weight)
-            variant.fleet.resize(change.get("DesiredInstanceCount", variant.fleet.count))
-    except (ModelNotServing, ModelDataFailed) as error:
-        record.failure_reason = f"New instances did not come into service: {error}"
-    finally:
-        _set_status(record, "InService")
-
-
-def _set_status(record: FakeEndpoint, status: str) -> None:
-    record.last_modified_time = datetime.now(UTC)
-    record.endpoint_status = status
+def _retained(endpoint: LiveEndpoint, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return the weights and instance counts that an update with RetainAllVariantProperties keeps, by variant."""
+    excluded = {one["VariantPropertyType"] for one in params.get("ExcludeRetainedVariantProperties", [])}
+    retained: dict[str, dict[str, Any]] = {}
+    for name, variant in endpoint.route.current.variants.items():
+        kept = retained.setdefault(name, {})
+        if "DesiredWeight" not in excluded:
+            kept["InitialVariantWeight"] = variant.weight
+        if "DesiredInstanceCount" not in excluded and isinstance(variant.fleet, Fleet):
+            kept["InitialInstanceCount"] = variant.fleet.desired_count
+    return retained
 
 
 def _backend(call: Call) -> SageMakerModelBackend:
@@ -199,7 +204,3 @@ def _backend(call: Call) -> SageMakerModelBackend:
 
 def _invalid(message: str) -> ServiceError:
     return ServiceError("ValidationException", message)
-
-
-def _in_background(work: Callable[[], None]) -> None:
-    threading.Thread(target=work, name="endpoint", daemon=True).start()

@@ -1,37 +1,34 @@
-"""Models and endpoint configurations, and the instances that an endpoint configuration asks for."""
+"""Models and endpoint configurations, and the plan of what an endpoint configuration asks for."""
 
-import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from moto.sagemaker.models import FakeEndpointConfig, Model, sagemaker_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.endpoints.fleet import HEALTH_CHECK_SECONDS, Fleet, ModelContainer
-from opslib.rehearsal.endpoints.hosting import Hosting, Variant
-from opslib.rehearsal.endpoints.model_data import fetch_model, find_model_data, require_model_data
-from opslib.rehearsal.identity import assume_role, require_passable_role, role_credentials
-from opslib.rehearsal.log_streams import LogStream
+from opslib.rehearsal.endpoints.async_invocations import check_async
+from opslib.rehearsal.endpoints.hosting import HostingSettings
+from opslib.rehearsal.endpoints.hosting_builder import HostingPlan, VariantPlan
+from opslib.rehearsal.endpoints.model_data import find_model_data, require_model_data
+from opslib.rehearsal.endpoints.serverless import check_serverless
+from opslib.rehearsal.endpoints.shadow import check_shadows
+from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.role_storage import RoleStorage
-from opslib.rehearsal.site import Site
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
-
 
 REHEARSED_IMAGE = "pytorch-inference"
 """The repository whose containers the model server stands for."""
 
-_UNREHEARSED_SETTINGS = ("AsyncInferenceConfig", "ExplainerConfig", "ShadowProductionVariants")
-_UNREHEARSED_VARIANT = ("ServerlessConfig", "CoreDumpConfig", "ManagedInstanceScaling", "AcceleratorType")
+_UNREHEARSED_SETTINGS = ("ExplainerConfig",)
+_UNREHEARSED_VARIANT = ("CoreDumpConfig", "ManagedInstanceScaling", "AcceleratorType")
+_SHOWN_SETTINGS = ("DataCaptureConfig", "AsyncInferenceConfig", "ShadowProductionVariants")
+"""What moto's record of a configuration has no place for."""
 
 
 class HostedModels:
     """The operations on models and endpoint configurations."""
 
-    def __init__(self, site: Site) -> None:
-        """Keep the rehearsal, whose address the containers get."""
-        self._site = site
+    def __init__(self) -> None:
+        """Name the operations."""
         self.operations: dict[str, Operation] = {
             "sagemaker.CreateModel": self.create_model,
             "sagemaker.DescribeModel": self.describe_model,
@@ -85,16 +82,14 @@ class HostedModels:
             raise _invalid(f'Cannot create already existing endpoint configuration "{configs[name].arn}".')
         _check_rehearsed(call.params)
         variants = call.params["ProductionVariants"]
-        for variant in variants:
+        for variant in (*variants, *call.params.get("ShadowProductionVariants", [])):
             self._model(call, variant["ModelName"])
-            if not variant.get("InstanceType") or not variant.get("InitialInstanceCount"):
-                raise _invalid(
-                    f"InstanceType and InitialInstanceCount are required for variant {variant['VariantName']}."
-                )
+            _check_variant(variant)
         config = FakeEndpointConfig(
             ACCOUNT_ID, call.region, name, [], {}, {}, call.params.get("Tags", []), call.params.get("KmsKeyId", "")
         )
         config.production_variants = variants
+        config.shown_settings = {one: call.params[one] for one in _SHOWN_SETTINGS if call.params.get(one)}
         config.arn = config.endpoint_config_arn = config.endpoint_config_arn.lower()
         configs[name] = config
         return {"EndpointConfigArn": config.arn}
@@ -108,6 +103,7 @@ class HostedModels:
             "ProductionVariants": config.production_variants,
             "KmsKeyId": config.kms_key_id or None,
             "CreationTime": config.creation_time,
+            **config.shown_settings,
         }
 
     def delete_endpoint_config(self, call: Call) -> dict[str, Any]:
@@ -115,47 +111,31 @@ class HostedModels:
         del _configs(call)[self._config(call, call.params["EndpointConfigName"]).endpoint_config_name]
         return {}
 
-    def build_hosting(self, call: Call, config_name: str, endpoint_name: str) -> Hosting:
-        """Return the variants of a configuration, not yet started."""
-        variants = self._config(call, config_name).production_variants
-        total = sum(variant["InitialInstanceCount"] for variant in variants)
-        threads = max(1, (os.cpu_count() or 1) // total)
-        return Hosting([self._build_variant(call, variant, endpoint_name, threads) for variant in variants])
-
-    def _build_variant(self, call: Call, variant: dict[str, Any], endpoint_name: str, threads: int) -> Variant:
-        model = self._model(call, variant["ModelName"])
-        routing = variant.get("RoutingConfig", {}).get("RoutingStrategy")
-        container = ModelContainer(
-            directory=self._site.directory,
-            variables={**_thread_settings(threads), **self._variables(model, call.region)},
-            fetch_model=self._fetcher(model),
-            open_log=_log_opener(model, call.region, endpoint_name, variant["VariantName"]),
-            startup_seconds=variant.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_CHECK_SECONDS),
+    def plan_hosting(
+        self,
+        call: Call,
+        config_name: str,
+        retained: Mapping[str, Mapping[str, Any]],
+        count_neighbours: Callable[[], int],
+    ) -> HostingPlan:
+        """Return what a configuration asks for; `retained` are settings, by variant, that win over its own."""
+        config = self._config(call, config_name)
+        settings = config.shown_settings
+        capture = settings.get("DataCaptureConfig")
+        return HostingPlan(
+            region=call.region,
+            endpoint_name=call.params["EndpointName"],
+            settings=HostingSettings(config_name, settings.get("AsyncInferenceConfig"), capture),
+            variants=[
+                self._plan_variant(call, one | retained.get(one["VariantName"], {}))
+                for one in config.production_variants
+            ],
+            shadows=[self._plan_variant(call, one) for one in settings.get("ShadowProductionVariants", [])],
+            count_neighbours=count_neighbours,
         )
-        fleet = Fleet(
-            container, variant["InitialInstanceCount"], least_outstanding=routing == "LEAST_OUTSTANDING_REQUESTS"
-        )
-        image = model.primary_container["Image"]
-        return Variant(variant["VariantName"], variant.get("InitialVariantWeight", 1.0), image, fleet)
 
-    def _variables(self, model: Model, region: str) -> dict[str, str]:
-        """Return the container's variables; an isolated model gets no credentials, as on AWS."""
-        ours = {"AWS_REGION": region, "AWS_DEFAULT_REGION": region}
-        if not model.enable_network_isolation:
-            ours |= role_credentials(model.execution_role_arn, "SageMaker")
-            ours |= {"AWS_ENDPOINT_URL": self._site.endpoint_url, "AWS_EC2_METADATA_DISABLED": "true"}
-        return ours | model.primary_container.get("Environment", {})
-
-    @staticmethod
-    def _fetcher(model: Model) -> "Callable[[Path], None]":
-        data = find_model_data(model.primary_container)
-
-        def fetch(directory: "Path") -> None:
-            directory.mkdir(parents=True, exist_ok=True)
-            if data:
-                fetch_model(RoleStorage(assume_role(model.execution_role_arn, "SageMaker")), data, directory)
-
-        return fetch
+    def _plan_variant(self, call: Call, variant: Mapping[str, Any]) -> VariantPlan:
+        return VariantPlan(variant, self._model(call, variant["ModelName"]))
 
     def _model(self, call: Call, name: str) -> Model:
         model = _models(call).get(name)
@@ -168,14 +148,6 @@ class HostedModels:
         if config is None:
             raise _invalid(f'Could not find endpoint configuration "{_arn(call, "endpoint-config", name)}".')
         return config
-
-
-def _thread_settings(threads: int) -> dict[str, str]:
-    """Return the thread settings of an instance, which shares this machine with everything else that is rehearsed.
-
-    Threads that wait must sleep: those that spin beside one busy neighbour made 26 ms a photo 228 on two cores.
-    """
-    return {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE"}
 
 
 def _only_container(call: Call) -> dict[str, Any]:
@@ -193,21 +165,20 @@ def _only_container(call: Call) -> dict[str, Any]:
 
 
 def _check_rehearsed(params: dict[str, Any]) -> None:
-    """Refuse what would be accepted and then not be done."""
+    """Refuse what AWS would refuse, and what would be accepted and then not be done."""
     names = [name for name in _UNREHEARSED_SETTINGS if params.get(name)]
     names += [name for variant in params["ProductionVariants"] for name in _UNREHEARSED_VARIANT if variant.get(name)]
-    if params.get("DataCaptureConfig", {}).get("EnableCapture"):
-        names.append("DataCaptureConfig")
     if names:
         raise _invalid(f"{', '.join(names)} of an endpoint configuration cannot be rehearsed yet; leave it out.")
+    check_async(params)
+    check_shadows(params)
 
 
-def _log_opener(
-    model: Model, region: str, endpoint_name: str, variant_name: str
-) -> "Callable[[str], Callable[[Sequence[str]], None]]":
-    principal = assume_role(model.execution_role_arn, "SageMaker")
-    group = f"/aws/sagemaker/Endpoints/{endpoint_name}"
-    return lambda instance_id: LogStream(principal, region, group, f"{variant_name}/{instance_id}").write
+def _check_variant(variant: Mapping[str, Any]) -> None:
+    if variant.get("ServerlessConfig"):
+        check_serverless(variant)
+    elif not variant.get("InstanceType") or not variant.get("InitialInstanceCount"):
+        raise _invalid(f"InstanceType and InitialInstanceCount are required for variant {variant['VariantName']}.")
 
 
 def _models(call: Call) -> dict[str, Model]:
