@@ -83,6 +83,11 @@ class ModelInstance:
         self._closed = False
         self._lock = threading.Lock()
 
+    @property
+    def pid(self) -> int | None:
+        """The process that serves; None before it was started."""
+        return self._process.pid if self._process else None
+
     def start(self) -> None:
         """Fetch the model, start the model server and wait until it answers /ping.
 
