@@ -8,8 +8,8 @@ import pytest
 
 from opslib.rehearsal.calls import Call
 from opslib.rehearsal.endpoints import data_capture
+from opslib.rehearsal.endpoints.container_client import ContainerReply
 from opslib.rehearsal.endpoints.data_capture import DataCapture
-from opslib.rehearsal.endpoints.fleet import ContainerReply
 from opslib.rehearsal.identity import assume_role
 from opslib.rehearsal.role_storage import RoleStorage
 from tests.rehearsal.serving import make_role, until

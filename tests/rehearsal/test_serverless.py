@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from opslib.rehearsal.calls import ServiceError
-from opslib.rehearsal.endpoints.fleet import ModelContainer, ModelNotServing
+from opslib.rehearsal.endpoints.instances import ModelContainer, ModelNotServing
 from opslib.rehearsal.endpoints.serverless import ServerlessFleet, check_serverless
 from tests.rehearsal.serving import is_running, until
 

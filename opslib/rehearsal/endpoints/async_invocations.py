@@ -13,9 +13,10 @@ from typing import Any
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoints.backlogs import Backlog, BacklogSample, BacklogWork, QueuedRequest
-from opslib.rehearsal.endpoints.fleet import ContainerReply, InvocationTimedOut, ModelNotServing
+from opslib.rehearsal.endpoints.container_client import ContainerReply
 from opslib.rehearsal.endpoints.forwarded import container_headers
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
+from opslib.rehearsal.endpoints.instances import InvocationTimedOut, ModelNotServing
 from opslib.rehearsal.monitoring.extension import Metric
 from opslib.rehearsal.role_storage import StorageRefused, split_uri
 from opslib.rehearsal.site import Site
@@ -136,10 +137,18 @@ class AsyncInvocations:
         return instances, per_instance or DEFAULT_CONCURRENCY
 
     def _perform(self, request: QueuedRequest) -> None:
-        """Fetch a request, ask an instance, and write its answer or why there is none."""
+        """Let the endpoint answer a request, and keep what runs meanwhile, even if it is updated."""
         hosting = self._find(request.call.region, request.call.params["EndpointName"])
         if hosting is None:  # the endpoint was deleted meanwhile
             return
+        hosting.hold()
+        try:
+            self._perform_with(hosting, request)
+        finally:
+            hosting.release()
+
+    def _perform_with(self, hosting: Hosting, request: QueuedRequest) -> None:
+        """Fetch a request, ask an instance, and write its answer or why there is none."""
         variant, started = hosting.choose(), self._site.clock.time()
         self._observe(request, variant, "TimeInBacklog", (started - request.queued_at) * 1000, "Milliseconds")
         try:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from opslib.rehearsal.calls import Call
-from opslib.rehearsal.endpoints.fleet import ContainerReply
+from opslib.rehearsal.endpoints.container_client import ContainerReply
 from opslib.rehearsal.endpoints.hosting import Variant
 from opslib.rehearsal.role_storage import RoleStorage, StorageRefused, split_uri
 

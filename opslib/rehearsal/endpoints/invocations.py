@@ -56,7 +56,7 @@ class Invocations:
             if len(call.params.get("Body", b"")) > limit:
                 raise ServiceError("413", f"HTTP content length exceeded {limit} bytes.", status=413)
             if hosting.shadows:
-                mirror(call, hosting)
+                mirror(call, hosting, _ask)
             reply = _ask(call, variant)
             if hosting.capture and reply.status == 200:
                 hosting.capture.capture(call, variant, reply)

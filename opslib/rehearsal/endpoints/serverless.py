@@ -12,10 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
-
 from opslib.rehearsal.calls import ServiceError
-from opslib.rehearsal.endpoints.fleet import INVOCATION_SECONDS, ContainerReply, ModelContainer, ModelInstance
+from opslib.rehearsal.endpoints.container_client import ContainerReply
+from opslib.rehearsal.endpoints.instances import INVOCATION_SECONDS, ModelContainer, ModelInstance
 
 IDLE_SECONDS = 300.0
 """How long a container stays warm after its last request."""
@@ -106,20 +105,19 @@ class ServerlessFleet:
         """Do nothing: the number of containers follows the requests."""
 
     def invoke(
-        self, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float = INVOCATION_SECONDS
+        self, body: bytes, headers: Mapping[str, str], *, timeout_seconds: float | None = None
     ) -> ContainerReply:
-        """Send a request to a container of its own, warm or new.
+        """Send a request to a container of its own, warm or new; the time-out is 60 seconds if none is given.
 
         Raises:
             ServiceError: ThrottlingException; MaxConcurrency requests are under way.
             ModelNotServing: the container did not start, ended, or held more than its memory size.
             InvocationTimedOut: it did not answer in time.
         """
-        del timeout_seconds  # always 60 seconds
         with self._slot():
             instance = self._take_warm() or self._cold_start()
             try:
-                reply = instance.invoke(body, headers)
+                reply = instance.invoke(body, headers, timeout_seconds)
             except BaseException:
                 self._discard(instance)
                 raise
@@ -202,7 +200,8 @@ class ServerlessFleet:
             for instance in idle:
                 instance.close()
             for instance in busy:
-                if _held_bytes(instance.pid) > self.config["MemorySizeInMB"] * 2**20:
+                usage = instance.usage()
+                if usage and usage[1] > self.config["MemorySizeInMB"] * 2**20:
                     instance.close()  # its request fails, and `invoke` forgets it
 
     def _take_idle(self) -> list[ModelInstance]:
@@ -211,15 +210,6 @@ class ServerlessFleet:
         ended = due[: max(0, self.count - self.config.get("ProvisionedConcurrency", 0))]
         self._warm = [one for one in self._warm if one not in ended]
         return [instance for _, instance in ended]
-
-
-def _held_bytes(pid: int | None) -> int:
-    """Return the memory of a process and its descendants; 0 when it has ended."""
-    try:
-        process = psutil.Process(pid) if pid else None
-        return sum(one.memory_info().rss for one in [process, *process.children(recursive=True)]) if process else 0
-    except psutil.Error:
-        return 0
 
 
 def _invalid(message: str) -> ServiceError:

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from opslib.rehearsal.calls import Call, ServiceError
-from opslib.rehearsal.endpoints.fleet import InvocationTimedOut, ModelNotServing
-from opslib.rehearsal.endpoints.forwarded import container_headers
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
+from opslib.rehearsal.endpoints.instances import InvocationTimedOut, ModelNotServing
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +42,13 @@ def check_shadows(params: Mapping[str, Any]) -> None:
         raise _invalid(f"Variant names must be unique: {variants[0]['VariantName']}.")
 
 
-def mirror(call: Call, hosting: Hosting, send: Callable[[Call, Variant], Any] | None = None) -> None:
-    """Send a copy of a request to the endpoint's shadow; returns at once, whatever becomes of the copy."""
+def mirror(call: Call, hosting: Hosting, send: Callable[[Call, Variant], Any]) -> None:
+    """Let `send` ask the endpoint's shadow, too; returns at once, whatever becomes of the copy."""
     for shadow in hosting.shadows.values():
         full = sum(variant.weight for variant in hosting.variants.values())
         share = shadow.weight / full if full else 0.0
         if _random.random() < share and _room.acquire(blocking=False):
-            copy = threading.Thread(target=_send, args=(call, shadow, send or _invoke), name="shadow", daemon=True)
+            copy = threading.Thread(target=_send, args=(call, shadow, send), name="shadow", daemon=True)
             copy.start()
 
 
@@ -60,10 +59,6 @@ def _send(call: Call, shadow: Variant, send: Callable[[Call, Variant], Any]) -> 
         logger.info("the shadow variant %s did not answer: %s", shadow.name, error)
     finally:
         _room.release()
-
-
-def _invoke(call: Call, shadow: Variant) -> None:
-    shadow.fleet.invoke(call.params.get("Body", b""), container_headers(call.params))
 
 
 def _invalid(message: str) -> ServiceError:

@@ -1,21 +1,18 @@
 """An instance of a transform job: a model server, and the log of what became of its requests."""
 
-import os
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NoReturn
 
 from moto.sagemaker.models import Model
 
 from opslib.rehearsal.calls import Principal
-from opslib.rehearsal.endpoints.fleet import InvocationTimedOut, ModelContainer, ModelInstance, ModelNotServing
-from opslib.rehearsal.endpoints.model_data import fetch_model, find_model_data
-from opslib.rehearsal.identity import role_credentials
+from opslib.rehearsal.endpoints.hosting_builder import HostingBuilder, model_fetcher
+from opslib.rehearsal.endpoints.instances import InvocationTimedOut, ModelContainer, ModelInstance, ModelNotServing
 from opslib.rehearsal.log_streams import LogStream
-from opslib.rehearsal.role_storage import RoleStorage
 from opslib.rehearsal.site import Site
+from opslib.rehearsal.training.cores import share_of_cores
 from opslib.rehearsal.transforms.job import TransformJob
 
 LOG_GROUP = "/aws/sagemaker/TransformJobs"
@@ -43,9 +40,10 @@ class TransformHost:
         self._stream = ""
         container = ModelContainer(
             directory=site.directory,
-            variables=_variables(job, model, site, region),
-            fetch_model=_fetcher(model, session),
+            variables=HostingBuilder(site).variables(model, region) | _batch_variables(job),
+            fetch_model=model_fetcher(model),
             open_log=self._open_log,
+            count_cores=lambda: max(1, len(share_of_cores(0, 1)) // job.params["TransformResources"]["InstanceCount"]),
         )
         self._instance = ModelInstance(container)
 
@@ -118,35 +116,15 @@ def _fail(status: int, message: str) -> NoReturn:
     raise RequestFailed("AlgorithmError", f"Bad HTTP status received from algorithm: {status}\n\nMessage:\n{message}")
 
 
-def _fetcher(model: Model, session: Principal) -> Callable[[Path], None]:
-    data = find_model_data(model.primary_container)
-
-    def fetch(directory: Path) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
-        if data:
-            fetch_model(RoleStorage(session), data, directory)
-
-    return fetch
-
-
-def _variables(job: TransformJob, model: Model, site: Site, region: str) -> dict[str, str]:
-    """Return the container's variables: this machine's, SageMaker's for batch transform, the model's, the job's.
+def _batch_variables(job: TransformJob) -> dict[str, str]:
+    """Return what SageMaker tells a container of batch transform, and what the job tells it.
 
     Source: docs.aws.amazon.com/sagemaker/latest/dg/your-algorithms-batch-code.html
     """
-    cores = str(max(1, (os.cpu_count() or 1) // job.params["TransformResources"]["InstanceCount"]))
-    ours = {
-        "AWS_REGION": region,
-        "AWS_DEFAULT_REGION": region,
-        "SM_NUM_CPUS": cores,
-        "OMP_NUM_THREADS": cores,
-        "OMP_WAIT_POLICY": "PASSIVE",  # threads that wait must sleep: they share this machine
+    told = {
         "SAGEMAKER_BATCH": "true",
         "SAGEMAKER_MAX_CONCURRENT_TRANSFORMS": str(job.requests_at_once),
         "SAGEMAKER_MAX_PAYLOAD_IN_MB": str(job.max_payload_mb),
         "SAGEMAKER_BATCH_STRATEGY": "MULTI_RECORD" if job.many_at_once else "SINGLE_RECORD",
     }
-    if not model.enable_network_isolation:
-        ours |= role_credentials(model.execution_role_arn, "SageMaker")
-        ours |= {"AWS_ENDPOINT_URL": site.endpoint_url, "AWS_EC2_METADATA_DISABLED": "true"}
-    return ours | model.primary_container.get("Environment", {}) | job.params.get("Environment", {})
+    return told | job.params.get("Environment", {})

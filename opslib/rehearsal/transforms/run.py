@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from moto.sagemaker.models import Model
 
 from opslib.errors import OpslibError
-from opslib.rehearsal.endpoints.fleet import ModelNotServing
+from opslib.rehearsal.endpoints.instances import ModelNotServing
 from opslib.rehearsal.endpoints.model_data import ModelDataFailed
 from opslib.rehearsal.identity import assume_role
 from opslib.rehearsal.role_storage import RoleStorage, StorageRefused, split_uri
