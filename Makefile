@@ -20,7 +20,7 @@ run: $(READY)
 	@$(BIN)/python -m opslib.rehearsal run --speed $(SPEED) -- $(BIN)/python -m opslib run $(NOTEBOOK) $(ARGS)
 
 test: lint
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lab: $(READY)
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m opslib.rehearsal run -- $(BIN)/jupyter lab train_and_deploy.ipynb $(ARGS)
