@@ -1,0 +1,1 @@
+"""Application Auto Scaling: capacities that follow metrics, schedules and bounds."""
