@@ -1,6 +1,6 @@
 """A request as it came: who signed it, which service and operation it is for, and in which protocol it speaks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from typing import Any
@@ -11,7 +11,6 @@ from moto.core.model import OperationModel, ServiceModel
 from moto.core.routing import get_service_router
 from moto.core.utils import get_service_model
 from moto.moto_server.werkzeug_app import BackendRequest
-from werkzeug.datastructures import EnvironHeaders
 from werkzeug.exceptions import NotFound
 
 from opslib.rehearsal.gateway.signatures import Signature, SignedRequest, read_signature
@@ -35,6 +34,50 @@ def operation_model(service: str, operation: str) -> OperationModel | None:
     return model.operation_model(operation) if model and operation in model.operation_names else None
 
 
+class RequestHeaders(Mapping[str, str]):
+    """A request's headers, by any spelling of their names."""
+
+    def __init__(self, environ: Mapping[str, Any]) -> None:
+        self._values = {
+            name.removeprefix("HTTP_").replace("_", "-").lower(): value
+            for name, value in environ.items()
+            if name.startswith("HTTP_") or name in {"CONTENT_TYPE", "CONTENT_LENGTH"}
+        }
+
+    def __getitem__(self, name: str) -> str:
+        """Return a header's value."""
+        return self._values[name.lower()]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go over the names, in lower case."""
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        """Return whether there is a header of this name."""
+        return isinstance(name, str) and name.lower() in self._values
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a header's value, or the default."""
+        return self._values.get(name.lower(), default)
+
+
+_MOST_ROUTES = 4096
+_routes: dict[tuple[str, str, str], tuple[str, Mapping[str, str]]] = {}
+"""Routes by service, method and address: to find one takes longer than all other work for an invocation."""
+
+
+def _find_route(service: str, environ: Mapping[str, Any]) -> tuple[str, Mapping[str, str]]:
+    try:
+        operation, parameters = get_service_router(service).match(BackendRequest(dict(environ)))
+    except (NotFound, NotImplementedError):
+        return "", {}
+    return str(operation.name), parameters
+
+
 @dataclass
 class Incoming:
     """A request as it came, and what can be said of it without knowing any service."""
@@ -46,7 +89,7 @@ class Incoming:
     @cached_property
     def headers(self) -> Mapping[str, str]:
         """The headers, by any spelling of their names."""
-        return EnvironHeaders(self.environ)
+        return RequestHeaders(self.environ)
 
     @cached_property
     def signed(self) -> SignedRequest:
@@ -108,11 +151,14 @@ class Incoming:
         return self._rest_route()
 
     def _rest_route(self) -> tuple[str, Mapping[str, str]]:
-        try:
-            operation, parameters = get_service_router(self.service).match(BackendRequest(dict(self.environ)))
-        except (NotFound, NotImplementedError):
-            return "", {}
-        return str(operation.name), parameters
+        if self.service == "s3":  # where headers have a say
+            return _find_route(self.service, self.environ)
+        key = (self.service, self.environ["REQUEST_METHOD"], self.environ["REQUEST_URI"])
+        if key not in _routes:
+            if len(_routes) >= _MOST_ROUTES:
+                _routes.clear()
+            _routes[key] = _find_route(self.service, self.environ)
+        return _routes[key]
 
     @property
     def operation(self) -> str:

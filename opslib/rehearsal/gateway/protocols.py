@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -53,17 +54,31 @@ def read_parameters(
         params = {payload: _from_wire(shape.members[payload], _json_object(body))} if body else {}
     else:
         params = _from_wire(shape, _json_object(body))
-    for name, member in shape.members.items():
-        value = _value_outside_body(member, name, uri, query, headers)
+    for name, member, place in _members_outside_body(shape):
+        value = _value_outside_body(member, place, uri, query, headers)
         if value is not None:
             params[name] = value
     return params
 
 
+@cache
+def _members_outside_body(shape: Shape) -> list[tuple[str, Shape, tuple[str, str]]]:
+    """Return the members that travel in the address or the headers, each with its place and its name there."""
+    return [
+        (name, member, (member.serialization["location"], member.serialization.get("name", name)))
+        for name, member in shape.members.items()
+        if "location" in member.serialization
+    ]
+
+
 def _value_outside_body(
-    member: Shape, name: str, uri: Mapping[str, str], query: Mapping[str, list[str]], headers: Mapping[str, str]
+    member: Shape,
+    place_and_key: tuple[str, str],
+    uri: Mapping[str, str],
+    query: Mapping[str, list[str]],
+    headers: Mapping[str, str],
 ) -> Any:
-    place, key = member.serialization.get("location"), member.serialization.get("name", name)
+    place, key = place_and_key
     if place == "uri":
         return _from_text(member, uri.get(key))
     if place == "header":

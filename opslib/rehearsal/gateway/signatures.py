@@ -12,6 +12,7 @@ import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from urllib.parse import parse_qsl, quote
 
 from botocore.auth import HmacV1Auth
@@ -101,12 +102,18 @@ def is_signed_with(secret: str, request: SignedRequest, signature: Signature) ->
     canonical = _canonical_request(request, signature)
     scope = f"{signature.date}/{signature.region}/{signature.service}/aws4_request"
     to_sign = "\n".join([ALGORITHM, signature.timestamp, scope, hashlib.sha256(canonical.encode()).hexdigest()])
-    key = f"AWS4{secret}".encode()
-    for part in (signature.date, signature.region, signature.service, "aws4_request"):
-        key = hmac.digest(key, part.encode(), "sha256")
+    key = _signing_key(secret, signature.date, signature.region, signature.service)
     return hmac.compare_digest(
         hmac.digest(key, to_sign.encode(), "sha256").hex().encode(), signature.signature.encode()
     )
+
+
+@lru_cache(maxsize=256)
+def _signing_key(secret: str, *scope: str) -> bytes:
+    key = f"AWS4{secret}".encode()
+    for part in (*scope, "aws4_request"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return key
 
 
 def _canonical_request(request: SignedRequest, signature: Signature) -> str:

@@ -106,9 +106,8 @@ def _failures(shape: Shape, value: Any, path: str) -> Iterator[str]:
     kind = shape.type_name
     if not isinstance(value, _TYPES[kind]):  # a misfit, which is told apart
         return
-    shown = value if isinstance(value, str | int | float) else _shown(value)
     for rule in _broken_rules(shape, value):
-        yield f"Value '{shown}' at '{path}' failed to satisfy constraint: Member must {rule}"
+        yield f"Value '{_shown(value)}' at '{path}' failed to satisfy constraint: Member must {rule}"
     if kind == "structure" and not getattr(shape, "is_document_type", False):
         yield from _member_failures(shape, value, path)
     elif kind == "list":
