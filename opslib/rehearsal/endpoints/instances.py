@@ -94,10 +94,16 @@ class ModelInstance:
         Raises:
             ModelNotServing: it ended, or was not healthy in time.
         """
-        model_dir = build_container(self._directory).root / "model"
-        if not model_dir.exists():
-            self._model.fetch_model(model_dir)
-        process = self._start_server()
+        try:
+            model_dir = build_container(self._directory).root / "model"
+            if not model_dir.exists():
+                self._model.fetch_model(model_dir)
+            process = self._start_server()
+        except OSError as error:
+            if not self._closed:
+                raise
+            shutil.rmtree(self._directory, ignore_errors=True)  # what was written since it was closed
+            raise ModelNotServing("the instance was deleted") from error
         self._wait_until_healthy(process, time.monotonic() + self._model.startup_seconds)
         threading.Thread(target=self._watch, args=(process,), name="model-watch", daemon=True).start()
 

@@ -72,7 +72,7 @@ class TransformJob:
     def end(self, failure_reason: str = "") -> None:
         """Enter the last status: Stopped when somebody asked for it, Failed with a reason, otherwise Completed."""
         with self._lock:
-            self.failure_reason = failure_reason[:_MAX_FAILURE_REASON]
+            self.failure_reason = "" if self.is_stopped() else failure_reason[:_MAX_FAILURE_REASON]
             self.end_time = self.last_modified_time = datetime.now(UTC)
             self.status = "Stopped" if self.is_stopped() else "Failed" if failure_reason else "Completed"
 
