@@ -32,18 +32,6 @@ _SHOW_DATE = "import boto3; print(boto3.client('sts').get_caller_identity()['Res
 
 def test_every_reply_bears_the_rehearsals_date():
     # A process of its own: this one may have the session's rehearsal in it, whose clock is the wall's.
-    command = [
-        sys.executable,
-        "-m",
-        "opslib.rehearsal",
-        "run",
-        "--speed",
-        "3600",
-        "--",
-        sys.executable,
-        "-c",
-        _SHOW_DATE,
-    ]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert shown.returncode == 0, shown.stderr
-    assert parsedate_to_datetime(shown.stdout.strip()).timestamp() > time.time() + 60
+    rehearsed = ["opslib.rehearsal", "run", "--speed", "3600", "--", sys.executable, "-c", _SHOW_DATE]
+    shown = subprocess.check_output([sys.executable, "-m", *rehearsed], text=True, timeout=120)
+    assert parsedate_to_datetime(shown.strip()).timestamp() > time.time() + 60
