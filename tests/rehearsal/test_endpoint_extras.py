@@ -91,6 +91,16 @@ def ask(endpoint: str, text: str = "dog", **more) -> dict:
     return json.loads(reply["Body"].read())
 
 
+def scale(endpoint: str, count: int) -> None:
+    """Change the number of instances, and wait until it is so."""
+    boto3.client("sagemaker").update_endpoint_weights_and_capacities(
+        EndpointName=endpoint,
+        DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", "DesiredInstanceCount": count}],
+    )
+    [variant] = settled(endpoint)["ProductionVariants"]
+    assert (variant["CurrentInstanceCount"], variant["DesiredInstanceCount"]) == (count, count)
+
+
 def content(uri: str) -> str:
     """Return an object's text once it is there."""
     bucket, _, key = uri.removeprefix("s3://").partition("/")
@@ -120,6 +130,10 @@ def test_asynchronous_requests_are_answered_in_s3(place, deploy):
         assert words in content(reply["FailureLocation"])
     with pytest.raises(ClientError, match="does not support this inference type"):
         ask(name)
+    scale(name, 0)
+    reply = runtime.invoke_endpoint_async(InputLocation=f"s3://{bucket}/in/dog", **asked)
+    scale(name, 1)  # it has waited for that
+    assert json.loads(content(reply["OutputLocation"]))["text"] == "dog"
 
 
 def test_a_synchronous_endpoint_captures_its_data_and_takes_no_asynchronous_requests(place, deploy):

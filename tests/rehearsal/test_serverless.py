@@ -94,6 +94,9 @@ def test_nothing_runs_when_nobody_asks_but_what_is_provisioned(build, tmp_path):
         pids = {one.result() for one in asked}
     until(lambda: len([pid for pid in pids if is_running(pid)]) == 1)
     assert kept.count == 1
+    kept.reconfigure({"MaxConcurrency": 3, "ProvisionedConcurrency": 2})
+    assert kept.count == 2
+    assert kept.describe()["CurrentServerlessConfig"]["MaxConcurrency"] == 3
 
 
 def test_a_container_that_holds_more_than_its_memory_size_is_killed(build):

@@ -55,7 +55,8 @@ def check_async(params: Mapping[str, Any]) -> None:
         raise ServiceError("ValidationException", "NotificationConfig cannot be rehearsed: there is no SNS here.")
     if any("ServerlessConfig" in variant for variant in params["ProductionVariants"]):
         raise ServiceError("ValidationException", "AsyncInferenceConfig is not supported with serverless inference.")
-    if params.get("DataCaptureConfig", {}).get("EnableCapture"):
+    capture = params.get("DataCaptureConfig")
+    if capture and capture.get("EnableCapture", True):
         raise ServiceError("ValidationException", "Data capture is not supported with asynchronous inference.")
 
 

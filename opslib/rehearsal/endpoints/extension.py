@@ -112,7 +112,7 @@ class EndpointsExtension:
         if unknown:
             raise _invalid(f"Could not find variant(s) {', '.join(unknown)} of endpoint {endpoint.record.arn}.")
         for change in wanted:
-            if change.get("DesiredInstanceCount") == 0:
+            if change.get("DesiredInstanceCount") == 0 and not endpoint.route.current.async_config:
                 raise _invalid(f"DesiredInstanceCount of variant {change['VariantName']} must be at least 1.")
         endpoint.resize(wanted)
         return {"EndpointArn": endpoint.record.arn}

@@ -10,7 +10,7 @@ from opslib.rehearsal.endpoints.async_invocations import check_async
 from opslib.rehearsal.endpoints.hosting import HostingSettings
 from opslib.rehearsal.endpoints.hosting_builder import HostingPlan, VariantPlan
 from opslib.rehearsal.endpoints.model_data import find_model_data, require_model_data
-from opslib.rehearsal.endpoints.serverless import check_serverless
+from opslib.rehearsal.endpoints.serverless import check_serverless, check_serverless_endpoint
 from opslib.rehearsal.endpoints.shadow import check_shadows
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.role_storage import RoleStorage
@@ -170,6 +170,7 @@ def _check_rehearsed(params: dict[str, Any]) -> None:
     names += [name for variant in params["ProductionVariants"] for name in _UNREHEARSED_VARIANT if variant.get(name)]
     if names:
         raise _invalid(f"{', '.join(names)} of an endpoint configuration cannot be rehearsed yet; leave it out.")
+    check_serverless_endpoint(params)
     check_async(params)
     check_shadows(params)
 

@@ -63,7 +63,7 @@ class HostingBuilder:
         fleets += [variant.fleet for variant in (*variants, *shadows)]
         storage = RoleStorage(assume_role(plan.variants[0].model.execution_role_arn, "SageMaker"))
         capture_config, capture = plan.settings.capture_config or {}, None
-        if capture_config.get("EnableCapture"):
+        if capture_config and capture_config.get("EnableCapture", True):
             capture = DataCapture(capture_config, plan.endpoint_name, storage)
         return Hosting(variants, plan.settings, storage, shadows=shadows, capture=capture)
 

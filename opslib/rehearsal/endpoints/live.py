@@ -16,6 +16,7 @@ from opslib.rehearsal.endpoints.metrics import LoadSampler
 from opslib.rehearsal.endpoints.model_data import ModelDataFailed
 from opslib.rehearsal.endpoints.rollout import Rollout
 from opslib.rehearsal.endpoints.routing import TrafficRoute
+from opslib.rehearsal.endpoints.serverless import ServerlessFleet
 from opslib.rehearsal.site import Site
 
 _IN_PROGRESS = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
@@ -239,6 +240,9 @@ class LiveEndpoint:
 
 def _change(variant: Variant, change: Mapping[str, Any]) -> None:
     variant.weight = change.get("DesiredWeight", variant.weight)
+    if "ServerlessUpdateConfig" in change and isinstance(variant.fleet, ServerlessFleet):
+        variant.fleet.reconfigure(change["ServerlessUpdateConfig"])
+        return
     count = change.get("DesiredInstanceCount", variant.fleet.count)
     if count != variant.fleet.count:
         variant.fleet.resize(count)
@@ -250,9 +254,10 @@ def _describe_settings(hosting: Hosting) -> dict[str, Any]:
         shown["AsyncInferenceConfig"] = hosting.async_config
     capture = hosting.settings.capture_config
     if capture:
+        is_on = capture.get("EnableCapture", True)
         shown["DataCaptureConfig"] = {
-            "EnableCapture": capture.get("EnableCapture", False),
-            "CaptureStatus": "Started" if capture.get("EnableCapture") else "Stopped",
+            "EnableCapture": is_on,
+            "CaptureStatus": "Started" if is_on else "Stopped",
             "CurrentSamplingPercentage": capture["InitialSamplingPercentage"],
             "DestinationS3Uri": capture["DestinationS3Uri"],
             "KmsKeyId": capture.get("KmsKeyId", ""),

@@ -53,6 +53,21 @@ def check_serverless(variant: Mapping[str, Any]) -> None:
         raise _invalid(f"ProvisionedConcurrency of variant {name} must be less than or equal to MaxConcurrency.")
 
 
+def check_serverless_endpoint(params: Mapping[str, Any]) -> None:
+    """Refuse what AWS has for instances only, in an endpoint configuration with a serverless variant.
+
+    Raises:
+        ServiceError: ValidationException.
+    """
+    variants, capture = params["ProductionVariants"], params.get("DataCaptureConfig")
+    if not any(variant.get("ServerlessConfig") for variant in variants):
+        return
+    if len(variants) > 1:
+        raise _invalid("Serverless inference supports one production variant of an endpoint.")
+    if capture and capture.get("EnableCapture", True):
+        raise _invalid("Data capture is not supported with serverless inference.")
+
+
 class ServerlessFleet:
     """The containers of one serverless variant; it has the interface of `fleet.Fleet`."""
 
@@ -95,11 +110,17 @@ class ServerlessFleet:
         Raises:
             ModelNotServing: it does not.
         """
-        wanted = self.config.get("ProvisionedConcurrency", 0) or 1
-        with ThreadPoolExecutor(wanted) as pool:
-            for instance in pool.map(lambda _: self._cold_start(), range(wanted)):
-                self._keep_warm(instance)
+        self._start_warm(self.config.get("ProvisionedConcurrency", 0) or 1)
         threading.Thread(target=self._look_after, name="serverless", daemon=True).start()
+
+    def reconfigure(self, config: Mapping[str, Any]) -> None:
+        """Change MaxConcurrency and ProvisionedConcurrency, and start what is provisioned and not there.
+
+        Raises:
+            ModelNotServing: a container did not start.
+        """
+        self.config = self.config | config
+        self._start_warm(self.config.get("ProvisionedConcurrency", 0) - self.count)
 
     def resize(self, count: int) -> None:
         """Do nothing: the number of containers follows the requests."""
@@ -155,6 +176,11 @@ class ServerlessFleet:
             with self._changed:
                 self._taken -= 1
                 self._changed.notify_all()
+
+    def _start_warm(self, count: int) -> None:
+        with ThreadPoolExecutor(max(1, count)) as pool:
+            for instance in pool.map(lambda _: self._cold_start(), range(count)):
+                self._keep_warm(instance)
 
     def _take_warm(self) -> ModelInstance | None:
         with self._changed:
