@@ -92,7 +92,7 @@ def settled(endpoint: str, seconds: float = 30.0) -> dict:
 
     def look():
         description = describe(EndpointName=endpoint)
-        return description if description["EndpointStatus"] not in {"Creating", "Updating"} else None
+        return description if description["EndpointStatus"] not in {"Creating", "Updating", "RollingBack"} else None
 
     return until(look, seconds)
 
