@@ -8,15 +8,15 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.endpoints.asking import ask, model_error
 from opslib.rehearsal.endpoints.backlogs import Backlog, BacklogSample, BacklogWork, QueuedRequest
 from opslib.rehearsal.endpoints.container_client import ContainerReply
-from opslib.rehearsal.endpoints.forwarded import container_headers
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
-from opslib.rehearsal.endpoints.instances import InvocationTimedOut, ModelNotServing
 from opslib.rehearsal.monitoring.extension import Metric
 from opslib.rehearsal.role_storage import StorageRefused, split_uri
 from opslib.rehearsal.site import Site
@@ -164,18 +164,16 @@ class AsyncInvocations:
     def _answer(self, request: QueuedRequest, hosting: Hosting, variant: Variant) -> ContainerReply:
         params = request.call.params
         body = self._download(request, hosting, variant) if "InputLocation" in params else params["Body"]
-        seconds = params.get("InvocationTimeoutSeconds", DEFAULT_TIMEOUT_SECONDS)
-        headers = container_headers(params | {"InferenceId": request.inference_id})
+        asked = replace(request.call, params={**params, "Body": body, "InferenceId": request.inference_id})
         try:
-            reply = variant.fleet.invoke(body, headers, timeout_seconds=seconds)
-        except InvocationTimedOut as error:
-            raise InvocationFailed("InvocationFailures", _received(0, "Model timed out.")) from error
-        except ModelNotServing as error:
-            raise InvocationFailed("InvocationFailures", _received(503, "Service Unavailable")) from error
+            seconds = params.get("InvocationTimeoutSeconds", DEFAULT_TIMEOUT_SECONDS)
+            reply = ask(asked, variant, timeout_seconds=seconds)
+        except ServiceError as error:
+            raise InvocationFailed("InvocationFailures", error.message) from error
         self._observe(request, variant, "InvocationsProcessed", 1, "Count")
         if reply.status != 200:
-            reason = _received(reply.status, reply.body.decode("utf-8", "replace"))
-            raise InvocationFailed("InvocationFailures", reason)
+            error = model_error(asked, reply.status, reply.body.decode("utf-8", "replace"))
+            raise InvocationFailed("InvocationFailures", error.message)
         return reply
 
     def _download(self, request: QueuedRequest, hosting: Hosting, variant: Variant) -> bytes:
@@ -229,11 +227,6 @@ def _location(path: str | None, params: Mapping[str, Any], name: str) -> str | N
         return None
     extension = params.get("S3OutputPathExtension", "").strip("/")
     return "/".join(part for part in (path.rstrip("/"), extension, name) if part)
-
-
-def _received(status: int, message: str) -> str:
-    side = "client" if 400 <= status < 500 else "server"
-    return f'Received {side} error ({status}) from primary with message "{message}".'
 
 
 def _write_failure(request: QueuedRequest, hosting: Hosting, reason: str) -> None:

@@ -7,12 +7,12 @@ docs.aws.amazon.com/sagemaker/latest/dg/model-shadow-deployment.html
 import logging
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from opslib.rehearsal.calls import Call, ServiceError
+from opslib.rehearsal.endpoints.asking import ask
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
-from opslib.rehearsal.endpoints.instances import InvocationTimedOut, ModelNotServing
 
 logger = logging.getLogger(__name__)
 
@@ -42,21 +42,20 @@ def check_shadows(params: Mapping[str, Any]) -> None:
         raise _invalid(f"Variant names must be unique: {variants[0]['VariantName']}.")
 
 
-def mirror(call: Call, hosting: Hosting, send: Callable[[Call, Variant], Any]) -> None:
-    """Let `send` ask the endpoint's shadow, too; returns at once, whatever becomes of the copy."""
+def mirror(call: Call, hosting: Hosting) -> None:
+    """Ask the endpoint's shadow, too; returns at once, whatever becomes of the copy."""
     for shadow in hosting.shadows.values():
         full = sum(variant.weight for variant in hosting.variants.values())
         share = shadow.weight / full if full else 0.0
         if _random.random() < share and _room.acquire(blocking=False):
-            copy = threading.Thread(target=_send, args=(call, shadow, send), name="shadow", daemon=True)
-            copy.start()
+            threading.Thread(target=_send, args=(call, shadow), name="shadow", daemon=True).start()
 
 
-def _send(call: Call, shadow: Variant, send: Callable[[Call, Variant], Any]) -> None:
+def _send(call: Call, shadow: Variant) -> None:
     try:
-        send(call, shadow)
-    except (ModelNotServing, InvocationTimedOut, ServiceError) as error:
-        logger.info("the shadow variant %s did not answer: %s", shadow.name, error)
+        ask(call, shadow)
+    except ServiceError as error:
+        logger.info("the shadow variant %s did not answer: %s", shadow.name, error.message)
     finally:
         _room.release()
 
