@@ -10,7 +10,7 @@ class ScalableResource(Protocol):
     """
 
     dimension: str
-    """The scalable dimension, e.g. "sagemaker:variant:DesiredInstanceCount"; its first word is the service namespace."""
+    """The scalable dimension, e.g. "sagemaker:variant:DesiredInstanceCount"; it begins with the service namespace."""
 
     def desired_capacity(self, region: str, resource_id: str) -> int | None:
         """Return the capacity that was asked for last; None when there is no such resource."""
