@@ -34,6 +34,8 @@ class ContainerReply:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    setup_seconds: float = 0.0
+    """How long the request had waited for a container to start."""
 
 
 class ContainerClient:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from opslib.rehearsal.calls import ServiceError
@@ -79,7 +80,7 @@ class ServerlessFleet:
         note: Note = lambda _name, _value, _unit: None,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
-        """Take a ServerlessConfig; `note` gets ModelSetupTime and ServerlessConcurrentExecutionsUtilization."""
+        """Take a ServerlessConfig; `note` gets the metrics that only serverless variants have."""
         self.config = dict(config)
         self._container = container
         self._note = note
@@ -136,14 +137,19 @@ class ServerlessFleet:
             InvocationTimedOut: it did not answer in time.
         """
         with self._slot():
-            instance = self._take_warm() or self._cold_start()
+            instance, setup_seconds = self._take_warm(), 0.0
+            if instance is None:
+                started = time.perf_counter()
+                instance = self._cold_start()
+                setup_seconds = time.perf_counter() - started
+                self._note("ModelSetupTime", setup_seconds * 1e6, "Microseconds")
             try:
                 reply = instance.invoke(body, headers, timeout_seconds)
             except BaseException:
                 self._discard(instance)
                 raise
             self._keep_warm(instance)
-            return reply
+            return replace(reply, setup_seconds=setup_seconds)
 
     def drain(self) -> None:
         """Wait until no request is under way."""
@@ -168,14 +174,23 @@ class ServerlessFleet:
             if self._taken >= limit:
                 raise ServiceError("ThrottlingException", "Rate exceeded")
             self._taken += 1
-            share = self._taken / limit
-        self._note("ServerlessConcurrentExecutionsUtilization", share, "None")
+            taken = self._taken
+        self._note_concurrency(taken, limit)
         try:
             yield
         finally:
             with self._changed:
                 self._taken -= 1
                 self._changed.notify_all()
+
+    def _note_concurrency(self, taken: int, limit: int) -> None:
+        self._note("ServerlessConcurrentExecutionsUtilization", taken / limit, "None")
+        provisioned = self.config.get("ProvisionedConcurrency", 0)
+        if provisioned:
+            kind = "" if taken <= provisioned else "Spillover"
+            self._note("ServerlessProvisionedConcurrencyUtilization", taken / provisioned, "None")
+            self._note("ServerlessProvisionedConcurrencyExecutions", taken, "Count")
+            self._note(f"ServerlessProvisionedConcurrency{kind}Invocations", 1, "Count")
 
     def _start_warm(self, count: int) -> None:
         with ThreadPoolExecutor(max(1, count)) as pool:
@@ -193,7 +208,7 @@ class ServerlessFleet:
         return None
 
     def _cold_start(self) -> ModelInstance:
-        instance, started = ModelInstance(self._container), time.perf_counter()
+        instance = ModelInstance(self._container)
         with self._changed:
             self._busy.add(instance)
         try:
@@ -201,7 +216,6 @@ class ServerlessFleet:
         except BaseException:
             self._discard(instance)
             raise
-        self._note("ModelSetupTime", (time.perf_counter() - started) * 1e6, "Microseconds")
         return instance
 
     def _keep_warm(self, instance: ModelInstance) -> None:
