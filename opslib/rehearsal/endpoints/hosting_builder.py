@@ -21,6 +21,9 @@ from opslib.rehearsal.role_storage import RoleStorage
 from opslib.rehearsal.site import Site
 from opslib.rehearsal.training.cores import share_of_cores
 
+_KEPT_LINES = 10_000
+"""Of an instance's log: a model server writes a line for every request."""
+
 
 @dataclass(frozen=True)
 class VariantPlan:
@@ -121,4 +124,6 @@ def model_fetcher(model: Model) -> Callable[[Path], None]:
 def _log_opener(model: Model, plan: HostingPlan, variant_name: str) -> Callable[[str], Callable[[Sequence[str]], None]]:
     principal = assume_role(model.execution_role_arn, "SageMaker")
     group = f"/aws/sagemaker/Endpoints/{plan.endpoint_name}"
-    return lambda instance_id: LogStream(principal, plan.region, group, f"{variant_name}/{instance_id}").write
+    return lambda instance_id: (
+        LogStream(principal, plan.region, group, f"{variant_name}/{instance_id}", kept_lines=_KEPT_LINES).write
+    )
