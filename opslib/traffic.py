@@ -1,0 +1,154 @@
+"""Traffic: requests a second over time, from a file, from CloudWatch or from a pattern."""
+
+import bisect
+import csv
+import itertools
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from opslib.errors import ConfigurationError
+
+_DAY_SECONDS = 86_400
+_STEP_SECONDS = 10
+"""Of a ramp, whose rate is constant for so long."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests a second, constant between two `edges`.
+
+    `edges` are seconds, one more than `rates`: rate i is that from edge i to edge i + 1.
+    """
+
+    edges: tuple[float, ...]
+    rates: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what is no course of time or no rate."""
+        if not self.rates or len(self.edges) != len(self.rates) + 1:
+            raise ConfigurationError("traffic is at least one rate, and one edge more than rates")
+        if not all(a < b for a, b in itertools.pairwise(self.edges)) or not math.isfinite(sum(self.edges)):
+            raise ConfigurationError("the times of a traffic are in order and differ")
+        if not all(0 <= rate < math.inf for rate in self.rates):
+            raise ConfigurationError("requests a second are 0 or more")
+
+    @classmethod
+    def from_csv(cls, path: Path | str) -> "Traffic":
+        """Read a file with a header and two columns: a time (seconds, or ISO 8601) and requests a second from then on.
+
+        The last row only says until when the row before it holds.
+
+        Raises:
+            ConfigurationError: it is no such file.
+        """
+        with Path(path).open(newline="") as file:
+            rows = [row for row in csv.reader(file) if row][1:]
+        try:
+            return cls._from_points((_seconds(row[0]), float(row[1])) for row in rows)
+        except (ValueError, IndexError) as error:
+            raise ConfigurationError(
+                f"{path} is no traffic: {error}", hint="a header, then rows of time and requests a second"
+            ) from error
+
+    @classmethod
+    def from_cloudwatch(cls, reply: Mapping[str, Any], period_seconds: float = 60) -> "Traffic":
+        """Take the first result of a GetMetricData reply: the Sum of Invocations of each period.
+
+        Periods that are missing are periods without requests.
+
+        Raises:
+            ConfigurationError: it has no values.
+        """
+        results = reply.get("MetricDataResults") or [{}]
+        pairs = zip(results[0].get("Timestamps", []), results[0].get("Values", []), strict=True)
+        sums = {moment.timestamp(): float(value) for moment, value in pairs}
+        if not sums:
+            raise ConfigurationError("the reply holds no values", hint="ask for Invocations, Sum, of a busy time")
+        first = min(sums)
+        count = round((max(sums) - first) / period_seconds) + 1
+        rates = [0.0] * count
+        for moment, value in sums.items():
+            rates[round((moment - first) / period_seconds)] = value / period_seconds
+        return cls(tuple(index * period_seconds for index in range(count + 1)), tuple(rates))
+
+    @classmethod
+    def day(cls, peak_rps: float, *, night_rps: float = 0.0, peak_hour: float = 14.0) -> "Traffic":
+        """Return a day of offices: quiet at night, twelve hours of a smooth hill around its peak; a rate a minute."""
+        hours = [(minute + 0.5) / 60 for minute in range(_DAY_SECONDS // 60)]
+        away = [min(abs(hour - peak_hour), 24 - abs(hour - peak_hour)) for hour in hours]
+        hill = [math.cos(math.pi * distance / 12) ** 2 if distance < 6 else 0.0 for distance in away]
+        return cls(
+            tuple(60.0 * minute for minute in range(len(hours) + 1)),
+            tuple(night_rps + (peak_rps - night_rps) * height for height in hill),
+        )
+
+    @classmethod
+    def ramp(cls, peak_rps: float, *, up_seconds: float, hold_seconds: float = 0, down_seconds: float = 0) -> "Traffic":
+        """Return a ramp from 0 to the peak, a time at the peak, and a ramp back to 0."""
+        edges, rates = [0.0], []
+        for first, last, seconds in (
+            (0.0, peak_rps, up_seconds),
+            (peak_rps, peak_rps, hold_seconds),
+            (peak_rps, 0.0, down_seconds),
+        ):
+            count, start = math.ceil(seconds / _STEP_SECONDS), edges[-1]
+            edges += [start + seconds * (index + 1) / count for index in range(count)]
+            rates += [first + (last - first) * (index + 0.5) / count for index in range(count)]
+        return cls(tuple(edges), tuple(rates))
+
+    @classmethod
+    def _from_points(cls, points: Iterable[tuple[float, float]]) -> "Traffic":
+        times, rates = zip(*points, strict=True)
+        return cls(times, rates[:-1])
+
+    def followed_by(self, rate: float, seconds: float) -> "Traffic":
+        """Return this traffic and then so many seconds of a constant rate."""
+        return Traffic((*self.edges, self.edges[-1] + seconds), (*self.rates, rate))
+
+    def rate_at(self, at: float) -> float:
+        """Return the requests a second at a time; 0 before the first edge and after the last."""
+        index = bisect.bisect_right(self.edges, at) - 1
+        return self.rates[index] if 0 <= index < len(self.rates) else 0.0
+
+    def requests_between(self, begin: float, end: float) -> float:
+        """Return how many requests come in a time."""
+        return self._until(end) - self._until(begin)
+
+    def requests_above(self, rate: float, begin: float, end: float) -> float:
+        """Return how many requests of a time are beyond `rate` a second."""
+        first = max(0, bisect.bisect_right(self.edges, begin) - 1)
+        total = 0.0
+        for index in range(first, len(self.rates)):
+            if self.edges[index] >= end:
+                break
+            seconds = min(end, self.edges[index + 1]) - max(begin, self.edges[index])
+            total += max(0.0, self.rates[index] - rate) * max(0.0, seconds)
+        return total
+
+    @cached_property
+    def _sums(self) -> list[float]:
+        """How many requests have come until each edge."""
+        spans = zip(self.rates, itertools.pairwise(self.edges), strict=True)
+        return [0.0, *itertools.accumulate(rate * (end - begin) for rate, (begin, end) in spans)]
+
+    def _until(self, at: float) -> float:
+        index = bisect.bisect_right(self.edges, at) - 1
+        if index < 0:
+            return 0.0
+        if index >= len(self.rates):
+            return self._sums[-1]
+        return self._sums[index] + self.rates[index] * (at - self.edges[index])
+
+
+def _seconds(text: str) -> float:
+    """Read a time: seconds, or ISO 8601 (UTC where it names no zone)."""
+    try:
+        return float(text)
+    except ValueError:
+        moment = datetime.fromisoformat(text)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
