@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -31,6 +32,9 @@ MAX_INPUT_BYTES = 2**30
 
 Find = Callable[[str, str], Hosting | None]
 """From a region and a name to what an endpoint in service runs."""
+
+Held = Callable[[str, str], AbstractContextManager[Hosting | None]]
+"""From a region and a name to what answers that endpoint's next request, kept running meanwhile."""
 
 
 class InvocationFailed(Exception):  # noqa: N818 - it becomes an object in S3
@@ -68,10 +72,11 @@ def refuse_synchronous(endpoint_name: str) -> None:
 class AsyncInvocations:
     """The queues of all asynchronous endpoints."""
 
-    def __init__(self, site: Site, find: Find) -> None:
-        """Take what finds the hosting of an endpoint in service."""
+    def __init__(self, site: Site, find: Find, held: Held) -> None:
+        """Take what finds the hosting of an endpoint in service, and what holds the one that answers next."""
         self._site = site
         self._find = find
+        self._held = held
         self._backlogs: dict[tuple[str, str], Backlog] = {}
         self._lock = threading.Lock()
         self.operations: dict[str, Operation] = {"sagemaker-runtime.InvokeEndpointAsync": self.invoke_endpoint_async}
@@ -138,15 +143,10 @@ class AsyncInvocations:
         return instances, per_instance or DEFAULT_CONCURRENCY
 
     def _perform(self, request: QueuedRequest) -> None:
-        """Let the endpoint answer a request, and keep what runs meanwhile, even if it is updated."""
-        hosting = self._find(request.call.region, request.call.params["EndpointName"])
-        if hosting is None:  # the endpoint was deleted meanwhile
-            return
-        hosting.hold()
-        try:
-            self._perform_with(hosting, request)
-        finally:
-            hosting.release()
+        """Let the endpoint answer a request, by the variant that has its turn, also during an update."""
+        with self._held(request.call.region, request.call.params["EndpointName"]) as hosting:
+            if hosting is not None:  # else the endpoint was deleted meanwhile
+                self._perform_with(hosting, request)
 
     def _perform_with(self, hosting: Hosting, request: QueuedRequest) -> None:
         """Fetch a request, ask an instance, and write its answer or why there is none."""

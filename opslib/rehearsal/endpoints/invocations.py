@@ -4,23 +4,18 @@ Source: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndp
 that of the service.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoints import serverless
 from opslib.rehearsal.endpoints.asking import ask, model_error
-from opslib.rehearsal.endpoints.async_invocations import refuse_synchronous
+from opslib.rehearsal.endpoints.async_invocations import Held, refuse_synchronous
 from opslib.rehearsal.endpoints.container_client import ContainerReply
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
 from opslib.rehearsal.endpoints.shadow import mirror
 
 MAX_BODY_BYTES = 6_291_456
 """Largest request and largest response, 6 MB (the service's model in botocore: BodyBlob)."""
-
-Held = Callable[[str, str], AbstractContextManager[Hosting | None]]
-"""From a region and a name to what answers that endpoint's next request, kept running meanwhile."""
 
 
 class Invocations:
