@@ -45,6 +45,7 @@ class ContainerClient:
         """Take the server's address; nothing is sent yet."""
         self._address = address
         self._idle: list[tuple[float, socket.socket]] = []
+        self._is_closed = False
         self._lock = threading.Lock()
 
     def request(
@@ -69,9 +70,9 @@ class ContainerClient:
         return reply
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close what is idle, and what is in use when its answer is there."""
         with self._lock:
-            idle, self._idle = self._idle, []
+            idle, self._idle, self._is_closed = self._idle, [], True
         for _, connection in idle:
             connection.close()
 
@@ -95,7 +96,7 @@ class ContainerClient:
 
     def _put_back(self, connection: socket.socket, stays_open: bool) -> None:
         with self._lock:
-            if stays_open and len(self._idle) < _MOST_IDLE:
+            if stays_open and not self._is_closed and len(self._idle) < _MOST_IDLE:
                 self._idle.append((time.monotonic(), connection))
                 return
         connection.close()

@@ -69,9 +69,11 @@ class EndpointsExtension:
             if name in backend.endpoints:
                 raise _invalid(f'Cannot create already existing endpoint "{backend.endpoints[name].arn}".')
             hosting = self._build_hosting(call, config, {})
+            rollout = plan_rollout(call.params.get("DeploymentConfig"), _fewest_instances(hosting))
             record = backend.create_endpoint(name, config, call.params.get("Tags", []))
             record.arn = record.arn.lower()
             endpoint = self._endpoints[call.region, name] = LiveEndpoint(self._site, call.region, record)
+            endpoint.last_rollout = rollout
             endpoint.create(hosting)
         if hosting.async_config:
             self._queues.watch(call.region, name)
@@ -177,12 +179,16 @@ class EndpointsExtension:
             return Rollout()
         if set(hosting.variants) != set(endpoint.route.current.variants):
             raise _invalid("With DeploymentConfig the new endpoint configuration must have the same variant names.")
-        rollout = plan_rollout(config, max(1, min(one.fleet.count for one in hosting.variants.values())))
+        rollout = plan_rollout(config, _fewest_instances(hosting))
         state_of = self._site.monitoring.alarm_state
         unknown = [name for name in rollout.alarms if state_of(call.region, name) is None]
         if unknown:
             raise _invalid(f"Could not find CloudWatch alarm(s): {', '.join(unknown)}.")
         return rollout
+
+
+def _fewest_instances(hosting: Hosting) -> int:
+    return max(1, min(variant.fleet.count for variant in hosting.variants.values()))
 
 
 def _retained(endpoint: LiveEndpoint, params: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

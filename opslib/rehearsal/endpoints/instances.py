@@ -80,6 +80,7 @@ class ModelInstance:
         self._process: Process | None = None
         self._client: ContainerClient | None = None
         self._missed_pings = 0
+        self._last_answer = 0.0
         self._closed = False
         self._lock = threading.Lock()
 
@@ -111,27 +112,26 @@ class ModelInstance:
         """POST to /invocations; the time-out is 60 seconds if none is given.
 
         Raises:
-            InvocationTimedOut: no answer in time; the container is replaced.
+            InvocationTimedOut: no answer in time; the container is replaced if it has answered nobody meanwhile.
             NotSent: the container had ended before it read the request.
             ModelNotServing: the container ended while it held the request; it is replaced.
         """
+        started, client = time.monotonic(), self._client
+        seconds = INVOCATION_SECONDS if timeout_seconds is None else timeout_seconds
         try:
-            return self._client.request(
-                "POST",
-                "/invocations",
-                body,
-                headers,
-                INVOCATION_SECONDS if timeout_seconds is None else timeout_seconds,
-            )
+            reply = client.request("POST", "/invocations", body, headers, seconds)
         except TimeoutError as error:
-            self._replace()
+            if self._last_answer < started:  # it hangs; otherwise it has only too much to do
+                self._replace(client)
             raise InvocationTimedOut from error
         except NotDelivered as error:
-            self._replace()
+            self._replace(client)
             raise NotSent(str(error)) from error
         except AnswerLost as error:
-            self._replace()
+            self._replace(client)
             raise ModelNotServing(str(error)) from error
+        self._last_answer = time.monotonic()
+        return reply
 
     def check_health(self) -> None:
         """Ping a container that gets traffic; it is replaced when it has missed three pings."""
@@ -209,10 +209,10 @@ class ModelInstance:
         if self._process is process:
             self._replace()
 
-    def _replace(self) -> None:
-        """Start the container anew, in the background, once."""
+    def _replace(self, client: ContainerClient | None = None) -> None:
+        """Start the container anew, in the background, once; not when `client` speaks to one that is gone already."""
         with self._lock:
-            if self._closed or not self.healthy:
+            if self._closed or not self.healthy or client not in {None, self._client}:
                 return
             self.healthy = False
             self._process.kill()
@@ -225,7 +225,7 @@ class ModelInstance:
         while not self._closed and not self.healthy:
             try:
                 self.start()
-            except (ModelNotServing, RehearsalError) as error:
+            except (ModelNotServing, RehearsalError, OSError) as error:
                 self._write_log([f"The container was not replaced: {error}"])
                 time.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
