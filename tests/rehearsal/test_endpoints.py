@@ -116,7 +116,7 @@ def test_an_endpoint_comes_into_service_and_answers(deploy):
 def test_the_container_has_the_roles_credentials_and_nothing_of_the_users(deploy, make_model, monkeypatch):
     monkeypatch.setenv("SECRET_OF_THE_USER", "x")
     variables = ask(deploy(make_model(Environment={"OPSLIB_URL_HOSTS": "photos.example"})))["variables"]
-    assert {"AWS_SESSION_TOKEN", "AWS_REGION", "SM_MODEL_DIR", "OPSLIB_URL_HOSTS"} <= set(variables)
+    assert {"AWS_SESSION_TOKEN", "AWS_REGION", "SM_MODEL_DIR", "SM_NUM_CPUS", "OPSLIB_URL_HOSTS"} <= set(variables)
     assert "SECRET_OF_THE_USER" not in variables
 
 

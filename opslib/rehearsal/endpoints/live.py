@@ -10,6 +10,7 @@ from moto.sagemaker.models import FakeEndpoint
 
 from opslib.errors import OpslibError
 from opslib.rehearsal.calls import ServiceError
+from opslib.rehearsal.endpoints.fleet import Fleet
 from opslib.rehearsal.endpoints.hosting import Hosting, HostingFailed, Variant
 from opslib.rehearsal.endpoints.instances import ModelNotServing
 from opslib.rehearsal.endpoints.metrics import LoadSampler
@@ -73,7 +74,13 @@ class LiveEndpoint:
         Raises:
             ServiceError: ValidationException; it cannot be updated now.
         """
-        self._begin("Updating", None, lambda: self._resize(wanted))
+        with self._lock:
+            self.refuse_unless_in_service()
+            for change in wanted:  # what is asked for is seen at once
+                fleet = self.route.current.variants[change["VariantName"]].fleet
+                if isinstance(fleet, Fleet):
+                    fleet.desired_count = change.get("DesiredInstanceCount", fleet.desired_count)
+            self._begin("Updating", None, lambda: self._resize(wanted))
 
     def begin_deletion(self) -> None:
         """Take it out of service.
