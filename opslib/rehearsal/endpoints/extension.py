@@ -69,7 +69,8 @@ class EndpointsExtension:
             if name in backend.endpoints:
                 raise _invalid(f'Cannot create already existing endpoint "{backend.endpoints[name].arn}".')
             hosting = self._build_hosting(call, config, {})
-            rollout = plan_rollout(call.params.get("DeploymentConfig"), _fewest_instances(hosting))
+            with _closed_on_refusal(hosting):
+                rollout = plan_rollout(call.params.get("DeploymentConfig"), _fewest_instances(hosting))
             record = backend.create_endpoint(name, config, call.params.get("Tags", []))
             record.arn = record.arn.lower()
             endpoint = self._endpoints[call.region, name] = LiveEndpoint(self._site, call.region, record)
@@ -100,7 +101,8 @@ class EndpointsExtension:
         endpoint.refuse_unless_in_service()
         retained = _retained(endpoint, params) if params.get("RetainAllVariantProperties") else {}
         hosting = self._build_hosting(call, params["EndpointConfigName"], retained)
-        endpoint.update(hosting, self._plan_rollout(call, endpoint, hosting))
+        with _closed_on_refusal(hosting):
+            endpoint.update(hosting, self._plan_rollout(call, endpoint, hosting))
         if hosting.async_config:
             self._queues.watch(call.region, params["EndpointName"])
         return {"EndpointArn": endpoint.record.arn}
@@ -185,6 +187,16 @@ class EndpointsExtension:
         if unknown:
             raise _invalid(f"Could not find CloudWatch alarm(s): {', '.join(unknown)}.")
         return rollout
+
+
+@contextmanager
+def _closed_on_refusal(hosting: Hosting) -> Iterator[None]:
+    """Remove what was prepared for a hosting when the call is refused after all."""
+    try:
+        yield
+    except ServiceError:
+        hosting.close()
+        raise
 
 
 def _fewest_instances(hosting: Hosting) -> int:
