@@ -3,6 +3,7 @@
 from opslib.rehearsal.endpoints.extension import EndpointsExtension
 from opslib.rehearsal.functions.extension import FunctionsExtension
 from opslib.rehearsal.instances.extension import InstancesExtension
+from opslib.rehearsal.scaling.extension import ScalingExtension
 from opslib.rehearsal.site import Extension, Site
 from opslib.rehearsal.training.extension import TrainingExtension
 from opslib.rehearsal.transforms.extension import TransformsExtension
@@ -11,7 +12,7 @@ from opslib.rehearsal.tuning.extension import TuningExtension
 
 def build_extensions(site: Site) -> list[Extension]:
     """Build every extension; they are stopped in the opposite order, tuning before the training that it uses."""
-    training = TrainingExtension(site)
-    serving = [EndpointsExtension(site), TransformsExtension(site)]
+    training, endpoints = TrainingExtension(site), EndpointsExtension(site)
+    serving = [endpoints, TransformsExtension(site), ScalingExtension(site, [endpoints.capacities])]
     others = [*serving, FunctionsExtension(site), InstancesExtension(site)]
     return [site.monitoring, training, TuningExtension(training), *others]
