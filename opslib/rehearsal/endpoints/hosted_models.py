@@ -9,14 +9,12 @@ from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoints.async_invocations import check_async
 from opslib.rehearsal.endpoints.hosting import HostingSettings
 from opslib.rehearsal.endpoints.hosting_builder import HostingPlan, VariantPlan
+from opslib.rehearsal.endpoints.images import REHEARSED_IMAGES, find_program
 from opslib.rehearsal.endpoints.model_data import find_model_data, require_model_data
 from opslib.rehearsal.endpoints.serverless import check_serverless, check_serverless_endpoint
 from opslib.rehearsal.endpoints.shadow import check_shadows
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.role_storage import RoleStorage
-
-REHEARSED_IMAGE = "pytorch-inference"
-"""The repository whose containers the model server stands for."""
 
 _UNREHEARSED_SETTINGS = ("ExplainerConfig",)
 _UNREHEARSED_VARIANT = ("CoreDumpConfig", "ManagedInstanceScaling", "AcceleratorType")
@@ -156,10 +154,10 @@ def _only_container(call: Call) -> dict[str, Any]:
     if len(containers) != 1 or containers[0].get("Mode", "SingleModel") != "SingleModel":
         raise _invalid("Only models of one container, with one model in it, can be rehearsed.")
     image = containers[0].get("Image", "")
-    if REHEARSED_IMAGE not in image:
+    if find_program(image) is None:
         raise _invalid(
-            f"Requested image {image} not found. (The rehearsal has AWS's PyTorch inference containers, "
-            f"{REHEARSED_IMAGE}, and no others.)"
+            f"Requested image {image} not found. (The rehearsal has AWS's inference containers "
+            f"{', '.join(REHEARSED_IMAGES)}, and no others.)"
         )
     return containers[0]
 

@@ -10,6 +10,7 @@ from moto.sagemaker.models import Model
 from opslib.rehearsal.endpoints.data_capture import DataCapture
 from opslib.rehearsal.endpoints.fleet import Fleet
 from opslib.rehearsal.endpoints.hosting import Hosting, HostingSettings, Variant, VariantFleet
+from opslib.rehearsal.endpoints.images import find_program
 from opslib.rehearsal.endpoints.instances import HEALTH_CHECK_SECONDS, ModelContainer
 from opslib.rehearsal.endpoints.metrics import VariantMetrics
 from opslib.rehearsal.endpoints.model_data import fetch_model, find_model_data
@@ -80,6 +81,7 @@ class HostingBuilder:
             open_log=_log_opener(model, plan, name),
             startup_seconds=settings.get("ContainerStartupHealthCheckTimeoutInSeconds", HEALTH_CHECK_SECONDS),
             count_cores=count_cores,
+            program=find_program(model.primary_container["Image"]),
         )
         return Variant(
             name=name,

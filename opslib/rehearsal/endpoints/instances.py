@@ -62,8 +62,8 @@ class ModelContainer:
     startup_seconds: float = HEALTH_CHECK_SECONDS
     count_cores: Callable[[], int] = lambda: 1
     """How many cores an instance that starts now may use."""
-    program: Path = _MODEL_SERVER
-    """The program that stands for the image's."""
+    program: Path | None = None
+    """The program that stands for the image; None: the one for the PyTorch image."""
 
 
 class ModelInstance:
@@ -177,7 +177,7 @@ class ModelInstance:
                 raise ModelNotServing("the instance was deleted")
             self._client, self._missed_pings = ContainerClient(listener.getsockname()), 0
             self._process = start_process(
-                [container.python, "-P", self._model.program, "--socket", listener.fileno()],
+                [container.python, "-P", self._model.program or _MODEL_SERVER, "--socket", listener.fileno()],
                 env=container.environment(variables | dict(self._model.variables)),
                 cwd=container.home,
                 on_line=lambda line: self._write_log([line]),

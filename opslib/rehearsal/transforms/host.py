@@ -9,6 +9,7 @@ from moto.sagemaker.models import Model
 
 from opslib.rehearsal.calls import Principal
 from opslib.rehearsal.endpoints.hosting_builder import HostingBuilder, model_fetcher
+from opslib.rehearsal.endpoints.images import find_program
 from opslib.rehearsal.endpoints.instances import InvocationTimedOut, ModelContainer, ModelInstance, ModelNotServing
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.site import Site
@@ -43,6 +44,7 @@ class TransformHost:
             variables=HostingBuilder(site).variables(model, region) | _batch_variables(job),
             fetch_model=model_fetcher(model),
             open_log=self._open_log,
+            program=find_program(model.primary_container["Image"]),
             count_cores=lambda: max(1, len(share_of_cores(0, 1)) // job.params["TransformResources"]["InstanceCount"]),
         )
         self._instance = ModelInstance(container)
