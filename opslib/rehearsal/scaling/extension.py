@@ -48,6 +48,10 @@ class ScalingExtension:
         """Scale nothing any more."""
         self._scaler.stop()
 
+    def follow_up(self) -> None:
+        """Look which resources have got their capacity; it happens by itself ten times a second of the wall."""
+        self._scaler.follow_up()
+
     def register(self, call: Call) -> dict[str, Any]:
         """Register a resource, or change the bounds of one; its capacity is brought within them."""
         key = TargetKey.of(call)

@@ -90,7 +90,7 @@ class Scaler:
         if state != "ALARM" or self._stopped.is_set():
             return
         with self.lock:
-            self._follow_up()
+            self.follow_up()
             for target in [one for one in self.targets.values() if one.key.region == region]:
                 heard = self._ringing(target, at)
                 if any(one.alarm_name == alarm_name for one in heard):
@@ -108,6 +108,12 @@ class Scaler:
             if wanted != capacity:
                 side = "minimum" if wanted > capacity else "maximum"
                 self._set(target, capacity, wanted, f"{side} capacity was set to {wanted}")
+
+    def follow_up(self) -> None:
+        """End the activities whose resource has arrived; its cooldown begins then."""
+        with self.lock:
+            for activity in self.log.in_progress():
+                self._follow(activity, self._clock.now())
 
     def _ringing(self, target: ScalableTarget, at: datetime) -> list[_Heard]:
         """Return the alarms of a target's policies that ring now."""
@@ -164,22 +170,7 @@ class Scaler:
         activity = capacity_change(key, before, after, cause, now)
         activity.cooldown_seconds = rest_seconds
         self.log.add(activity)
-        self._follow_up()
-
-    def _follow_up(self) -> None:
-        """End the activities whose resource has arrived; its cooldown begins then."""
-        for activity in self.log.in_progress():
-            key, now = activity.key, self._clock.now()
-            resource, target = self.resources[key.dimension], self.targets.get(key)
-            capacity = resource.desired_capacity(key.region, key.resource_id)
-            if capacity is None:
-                activity.leave_unfulfilled(now)
-            elif capacity != activity.after:
-                activity.be_overridden(capacity, now)
-            elif not resource.is_moving(key.region, key.resource_id):
-                activity.succeed(now)
-                if target is not None:
-                    _rest(target, activity, now)
+        self.follow_up()
 
     def look_after(self, target: ScalableTarget) -> None:
         """Do what is due; give a target up whose resource is gone, as deleting an endpoint does."""
@@ -195,10 +186,23 @@ class Scaler:
             if target.is_unsettled:
                 self.settle(target)
 
+    def _follow(self, activity: Activity, now: datetime) -> None:
+        key = activity.key
+        resource, target = self.resources[key.dimension], self.targets.get(key)
+        capacity = resource.desired_capacity(key.region, key.resource_id)
+        if capacity is None:
+            activity.leave_unfulfilled(now)
+        elif capacity != activity.after:
+            activity.be_overridden(capacity, now)
+        elif not resource.is_moving(key.region, key.resource_id):
+            activity.succeed(now)
+            if target is not None:
+                _rest(target, activity, now)
+
     def _run(self) -> None:
         while not self._stopped.wait(_TICK_SECONDS):
             with self.lock:
-                self._follow_up()
+                self.follow_up()
                 for target in list(self.targets.values()):
                     self.look_after(target)
 
