@@ -65,9 +65,14 @@ class VariantMetrics:
                 self._under_way -= 1
             self._record(outcome, count_instances())
 
-    def sample_concurrency(self) -> None:
-        """Write how many invocations are under way."""
-        self._monitoring.gauge(self._concurrency, self._under_way, "None")
+    def sample_concurrency(self, instances: int) -> None:
+        """Write how many invocations are under way on an instance, and zeros while nobody asks.
+
+        So does AWS: a variant without traffic is scaled in to its minimum, which needs a metric.
+        """
+        self._monitoring.gauge(self._concurrency, self._under_way / max(1, instances), "None")
+        if not self._under_way:
+            self._monitoring.gauge(self._each[1], 0, "None")
 
     def write_usage(self, cpu_percent: float, memory_percent: float) -> None:
         """Write the load of one instance: 100 for each busy core, and the share of the memory."""
@@ -111,8 +116,8 @@ class LoadSampler:
         self._sample_usage()  # what usage is measured from
         usage_due = self._clock.time() + USAGE_EVERY_SECONDS
         while not self._stopped.wait(pause):
-            for metrics, _ in self._find():
-                metrics.sample_concurrency()
+            for metrics, fleet in self._find():
+                metrics.sample_concurrency(fleet.healthy_count if isinstance(fleet, Fleet) else 1)
             if self._clock.time() >= usage_due:
                 self._sample_usage()
                 usage_due = max(usage_due + USAGE_EVERY_SECONDS, self._clock.time())
