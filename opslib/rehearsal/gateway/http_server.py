@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote_to_bytes
 
 from moto.core.request import (
@@ -28,12 +28,50 @@ logger = logging.getLogger(__name__)
 MAX_BODY_BYTES = 5 * 2**30
 """The largest body that any service takes: S3's limit of one PUT."""
 
+_MAX_LINE_BYTES = 65_536
+_MOST_FIELDS = 100
+
 Respond = Callable[[dict[str, Any], bytes], Reply]
 """From a request (as a WSGI environ, because that is what moto reads) and its body to the reply."""
 
 
 class BodyTooLarge(Exception):  # noqa: N818 - it becomes a reply of HTTP
     """A request announces more than any service takes."""
+
+
+class MalformedHeaders(Exception):  # noqa: N818 - it becomes a reply of HTTP
+    """A request's headers are too long, too many, or none; `status` says which."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+class Fields:
+    """A request's header fields as they came, for the few questions that are asked of them here.
+
+    The base class reads them as an e-mail's, which takes as long as all else that this module does for an invocation.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._fields: list[tuple[str, str]] = []
+        while (line := stream.readline(_MAX_LINE_BYTES + 1)) not in {b"\r\n", b"\n", b""}:
+            if len(line) > _MAX_LINE_BYTES or len(self._fields) >= _MOST_FIELDS:
+                raise MalformedHeaders(431)
+            name, colon, value = line.decode("latin-1").partition(":")
+            if line[:1] in {b" ", b"\t"} and self._fields:  # a folded line
+                name, value, colon = self._fields[-1][0], f"{self._fields.pop()[1]} {line.decode('latin-1')}", ":"
+            if not colon:
+                raise MalformedHeaders(400)
+            self._fields.append((name, value.strip()))
+
+    def get(self, name: str, default: str = "") -> str:
+        """Return the first field of this name."""
+        return next((value for known, value in self._fields if known.lower() == name.lower()), default)
+
+    def items(self) -> list[tuple[str, str]]:
+        """Return all fields in their order."""
+        return self._fields
 
 
 class RequestHandler(BaseHTTPRequestHandler):
@@ -52,6 +90,23 @@ class RequestHandler(BaseHTTPRequestHandler):
         """Forget the connection."""
         self.server.connections.discard(self.connection)
         super().finish()
+
+    def parse_request(self) -> bool:
+        """Read the request's head; False when it was answered already, with an error."""
+        command, _, rest = self.raw_requestline.decode("latin-1").partition(" ")
+        path, _, version = rest.rstrip("\r\n").partition(" ")
+        if version != "HTTP/1.1" or not path.startswith("/"):
+            return super().parse_request()
+        self.requestline, self.request_version, self.command = f"{command} {path} {version}", version, command
+        self.path = "/" + path.lstrip("/") if path.startswith("//") else path
+        try:
+            self.headers = Fields(self.rfile)
+        except MalformedHeaders as error:
+            self.close_connection = True
+            self.send_error(error.status)
+            return False
+        self.close_connection = self.headers.get("Connection").lower() == "close"
+        return self.headers.get("Expect").lower() != "100-continue" or self.handle_expect_100()
 
     def answer(self) -> None:
         """Answer one request."""
