@@ -50,3 +50,20 @@ def test_an_endpoint_is_scaled_and_its_deletion_takes_everything_along(make_mode
     until(lambda: not scaling.describe_scalable_targets(ServiceNamespace="sagemaker")["ScalableTargets"])
     with pytest.raises(ClientError, match="No scalable target registered for service namespace: sagemaker"):
         scaling.deregister_scalable_target(**target)
+
+
+def test_a_variant_on_burstable_instances_is_refused(make_model):  # noqa: F811 - the fixture
+    endpoint, sagemaker = unique("endpoint"), boto3.client("sagemaker")
+    create_config(endpoint, make_model(), InstanceType="ml.t2.medium")
+    sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=endpoint)
+    settled(endpoint)
+    with pytest.raises(ClientError, match="You cannot register a variant with ml.t2.medium instance type"):
+        boto3.client("application-autoscaling").register_scalable_target(
+            ServiceNamespace="sagemaker",
+            ResourceId=f"endpoint/{endpoint}/variant/AllTraffic",
+            ScalableDimension=DIMENSION,
+            MinCapacity=1,
+            MaxCapacity=2,
+        )
+    sagemaker.delete_endpoint(EndpointName=endpoint)
+    sagemaker.delete_endpoint_config(EndpointConfigName=endpoint)

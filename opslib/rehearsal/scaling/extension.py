@@ -9,6 +9,7 @@ from typing import Any
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.listing import one_page
+from opslib.rehearsal.scaling.burstable import require_steady_instances
 from opslib.rehearsal.scaling.policies import alarms_of, read_rules
 from opslib.rehearsal.scaling.resources import ScalableResource
 from opslib.rehearsal.scaling.scaler import Scaler
@@ -186,6 +187,7 @@ class ScalingExtension:
             raise ServiceError("ValidationException", message)
         if resource.desired_capacity(key.region, key.resource_id) is None:
             raise ServiceError("ValidationException", f"{key.namespace} resource doesn't exist: {key.resource_id}")
+        require_steady_instances(key)
 
     def _find(self, call: Call) -> ScalableTarget:
         key = TargetKey.of(call)
