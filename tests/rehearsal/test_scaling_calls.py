@@ -57,7 +57,7 @@ def test_a_variant_on_burstable_instances_is_refused(make_model):  # noqa: F811 
     create_config(endpoint, make_model(), InstanceType="ml.t2.medium")
     sagemaker.create_endpoint(EndpointName=endpoint, EndpointConfigName=endpoint)
     settled(endpoint)
-    with pytest.raises(ClientError, match="You cannot register a variant with ml.t2.medium instance type"):
+    with pytest.raises(ClientError, match=r"You cannot register a variant with ml\.t2\.medium instance type"):
         boto3.client("application-autoscaling").register_scalable_target(
             ServiceNamespace="sagemaker",
             ResourceId=f"endpoint/{endpoint}/variant/AllTraffic",

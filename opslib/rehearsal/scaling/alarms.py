@@ -27,8 +27,8 @@ class Alarms:
         alarms = self._ask(region, "DescribeAlarms", {"MaxRecords": 100}).get("MetricAlarms", [])
         return [one for one in alarms if one.get("ActionsEnabled", True) and arn in one.get("AlarmActions", ())]
 
-    def newest_value(self, region: str, alarm: Mapping[str, Any], now: datetime) -> float | None:
-        """Return the newest value of an alarm's metric; None when there is none of the last periods."""
+    def newest_value(self, region: str, alarm: Mapping[str, Any], now: datetime) -> tuple[datetime, float] | None:
+        """Return the newest value of an alarm's metric and its time; None when the last periods have none."""
         if "Metrics" in alarm:
             return self._newest_of_queries(region, alarm["Metrics"], now)
         dimensions = {one["Name"]: one["Value"] for one in alarm.get("Dimensions", ())}
@@ -38,9 +38,11 @@ class Alarms:
             period_seconds=alarm["Period"],
             periods=_SEARCHED_PERIODS,
         )
-        return values[-1][1] if values else None
+        return values[-1] if values else None
 
-    def _newest_of_queries(self, region: str, queries: list[dict[str, Any]], now: datetime) -> float | None:
+    def _newest_of_queries(
+        self, region: str, queries: list[dict[str, Any]], now: datetime
+    ) -> tuple[datetime, float] | None:
         params = {
             "MetricDataQueries": [{"Period": 60, **query} if "Expression" in query else query for query in queries],
             "StartTime": now - timedelta(minutes=_SEARCHED_PERIODS + 1),
@@ -48,7 +50,7 @@ class Alarms:
             "ScanBy": "TimestampDescending",
         }
         results = self._ask(region, "GetMetricData", params).get("MetricDataResults", [])
-        return next((float(one["Values"][0]) for one in results if one.get("Values")), None)
+        return next(((one["Timestamps"][0], float(one["Values"][0])) for one in results if one.get("Values")), None)
 
     def _ask(self, region: str, operation: str, params: dict[str, Any]) -> dict[str, Any]:
         answer = self._monitoring.operations.get(f"cloudwatch.{operation}")

@@ -36,6 +36,7 @@ class _Heard:
     ring: Ring
     alarm_name: str
     policy_name: str
+    measured: datetime
 
     @property
     def cause(self) -> str:
@@ -93,8 +94,11 @@ class Scaler:
             self.follow_up()
             for target in [one for one in self.targets.values() if one.key.region == region]:
                 heard = self._ringing(target, at)
-                if any(one.alarm_name == alarm_name for one in heard):
-                    self._act(target, heard, alarm_name, at)
+                # An alarm may be told of more often than its metric changes: each value is acted on once.
+                for one in heard:
+                    if one.alarm_name == alarm_name and target.acted_on.get(alarm_name) != one.measured:
+                        target.acted_on[alarm_name] = one.measured
+                        self._act(target, heard, one.cause, at)
 
     def settle(self, target: ScalableTarget) -> None:
         """Bring the capacity within its bounds, as after a change of these; later, when it is moving."""
@@ -135,12 +139,13 @@ class Scaler:
         for name, metric, is_high in named:
             if not self.alarms.is_ringing(region, name):
                 continue
-            value = self.alarms.newest_value(region, metric, at)
-            if value is not None:
+            newest = self.alarms.newest_value(region, metric, at)
+            if newest is not None:
+                measured, value = newest
                 distance = value if is_high is not None else value - metric["Threshold"]
-                yield _Heard(Ring(policy.rules, distance, is_high), name, policy.name)
+                yield _Heard(Ring(policy.rules, distance, is_high), name, policy.name, measured)
 
-    def _act(self, target: ScalableTarget, heard: list[_Heard], alarm_name: str, at: datetime) -> None:
+    def _act(self, target: ScalableTarget, heard: list[_Heard], cause: str, at: datetime) -> None:
         """Scale as the rules say, or say why not."""
         key, resource = target.key, self.resources[target.key.dimension]
         capacity = resource.desired_capacity(key.region, key.resource_id)
@@ -149,7 +154,6 @@ class Scaler:
             return
         if resource.is_moving(key.region, key.resource_id):
             if not any(one.key == key for one in self.log.in_progress()):
-                cause = next(one.cause for one in heard if one.alarm_name == alarm_name)
                 self.log.add(not_scaled(key, cause, UNSCALABLE, capacity, target.bounds, at))
             return
         decision = decide(rings, capacity, target.bounds, target.cooldowns, at.timestamp())

@@ -116,6 +116,8 @@ class ScalableTarget:
     policies: dict[str, ScalingPolicy] = field(default_factory=dict)
     schedules: dict[str, ScheduledAction] = field(default_factory=dict)
     cooldowns: Cooldowns = field(default_factory=Cooldowns)
+    acted_on: dict[str, datetime] = field(default_factory=dict)
+    """Of each alarm the newest value that was acted on."""
     arn: str = ""
     is_unsettled: bool = False
     """Whether the bounds have changed, so that the capacity may be outside them."""
