@@ -41,7 +41,7 @@ class InstanceCapacity:
 
 @dataclass(frozen=True)
 class PlannedActivity:
-    """A change of capacity: when it is decided and when it is in service, in seconds since the traffic's begin."""
+    """A change of capacity: when it is decided and when it is in service, in the traffic's seconds."""
 
     started_seconds: float
     ended_seconds: float

@@ -41,7 +41,7 @@ class Traffic:
     def from_csv(cls, path: Path | str) -> "Traffic":
         """Read a file with a header and two columns: a time (seconds, or ISO 8601) and requests a second from then on.
 
-        The last row only says until when the row before it holds.
+        The first row's time becomes 0; the last row only says until when the row before it holds.
 
         Raises:
             ConfigurationError: it is no such file.
@@ -104,7 +104,7 @@ class Traffic:
     @classmethod
     def _from_points(cls, points: Iterable[tuple[float, float]]) -> "Traffic":
         times, rates = zip(*points, strict=True)
-        return cls(times, rates[:-1])
+        return cls(tuple(time - times[0] for time in times), rates[:-1])
 
     def followed_by(self, rate: float, seconds: float) -> "Traffic":
         """Return this traffic and then so many seconds of a constant rate."""

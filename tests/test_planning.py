@@ -127,7 +127,7 @@ def test_traffic_from_a_file(tmp_path):
     )
     traffic = Traffic.from_csv(path)
     assert traffic.rates == (2, 4)
-    assert traffic.edges[-1] - traffic.edges[0] == 180
+    assert traffic.edges == (0, 60, 180)
     assert plan(traffic, SPEC, KNEE).requests == (120, 240, 240)
     for text in ("", "time,rate\n0,1\n", "time,rate\n0,1\n0,2\n", "time,rate\n0,x\n1,2\n", "time,rate\n0,-1\n1,2\n"):
         path.write_text(text)
