@@ -43,6 +43,8 @@ def test_the_steps_are_those_of_the_deployment_configuration():
     assert steps(shifting("CANARY", percent=10, final=30)) == [(0.1, 60), (1, 30)]
     assert steps(shifting("LINEAR", percent=30)) == [(0.3, 60), (0.6, 60), (0.9, 60), (1, 0)]
     assert steps(shifting("LINEAR", percent=50)) == [(0.5, 60), (1, 0)]
+    size = {"Type": "CAPACITY_PERCENT", "Value": 50}
+    assert steps({"RollingUpdatePolicy": {"MaximumBatchSize": size, "WaitIntervalInSeconds": 9}}) == [(0.5, 9), (1, 9)]
     by_count = shifting("CANARY")
     by_count["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]["CanarySize"] = {
         "Type": "INSTANCE_COUNT",

@@ -42,12 +42,13 @@ def plan_rollout(config: Mapping[str, Any] | None, instance_count: int) -> Rollo
     if not config:
         return Rollout()
     if "RollingUpdatePolicy" in config:
-        raise _invalid("RollingUpdatePolicy cannot be rehearsed yet; use BlueGreenUpdatePolicy.")
-    policy = config.get("BlueGreenUpdatePolicy", {})
-    final_seconds = policy.get("TerminationWaitInSeconds", 0)
-    routing = policy.get("TrafficRoutingConfiguration", {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0})
-    shares, wait_seconds = _shares(routing, instance_count), routing["WaitIntervalInSeconds"]
-    steps = (*(Step(share, wait_seconds) for share in shares), Step(1.0, final_seconds))
+        if "BlueGreenUpdatePolicy" in config:
+            raise _invalid("Only one update policy should be used in the deployment configuration.")
+        policy = config["RollingUpdatePolicy"]
+        steps = _rolling_steps(policy, instance_count)
+    else:
+        policy = config.get("BlueGreenUpdatePolicy", {})
+        steps = _blue_green_steps(policy, instance_count)
     max_seconds = policy.get("MaximumExecutionTimeoutInSeconds", _DEFAULT_MAX_SECONDS)
     if max_seconds <= sum(step.bake_seconds for step in steps):
         raise _invalid(
@@ -58,23 +59,43 @@ def plan_rollout(config: Mapping[str, Any] | None, instance_count: int) -> Rollo
     return Rollout(steps, alarms, max_seconds, config)
 
 
-def _shares(routing: Mapping[str, Any], instance_count: int) -> list[float]:
-    """Return the shares of the traffic before the last step."""
-    kind = routing["Type"]
-    if kind == "ALL_AT_ONCE":
-        return []
-    name = "CanarySize" if kind == "CANARY" else "LinearStepSize"
-    if name not in routing:
-        raise _invalid(f"{name} must be specified for traffic routing of type {kind}.")
-    size = routing[name]
+def _blue_green_steps(policy: Mapping[str, Any], instance_count: int) -> tuple[Step, ...]:
+    routing = policy.get("TrafficRoutingConfiguration", {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": 0})
+    kind, wait_seconds, shares = routing["Type"], routing["WaitIntervalInSeconds"], []
+    if kind == "CANARY":
+        shares = [_share(routing, "CanarySize", instance_count)]
+    elif kind == "LINEAR":
+        shares = _multiples(_share(routing, "LinearStepSize", instance_count, least_percent=10))
+    final = Step(1.0, policy.get("TerminationWaitInSeconds", 0))
+    return (*(Step(share, wait_seconds) for share in shares), final)
+
+
+def _rolling_steps(policy: Mapping[str, Any], instance_count: int) -> tuple[Step, ...]:
+    """Return the batches; the old instances all run to the end here, where AWS takes them away batch by batch."""
+    share = _share(policy, "MaximumBatchSize", instance_count, least_percent=5)
+    return tuple(Step(one, policy["WaitIntervalInSeconds"]) for one in (*_multiples(share), 1.0))
+
+
+def _multiples(share: float) -> list[float]:
+    """Return the shares in equal steps that come before the whole."""
+    return [position * share for position in range(1, 21) if position * share < 0.9999]
+
+
+def _share(settings: Mapping[str, Any], name: str, instance_count: int, least_percent: int = 0) -> float:
+    """Return a CapacitySize as a share of the traffic.
+
+    Raises:
+        ServiceError: ValidationException; it is missing, too large or too small.
+    """
+    if name not in settings:
+        raise _invalid(f"{name} must be specified for traffic routing of type {settings['Type']}.")
+    size = settings[name]
     share = size["Value"] / (100 if size["Type"] == "CAPACITY_PERCENT" else instance_count)
     if share > 0.5:
         raise _invalid(f"{name} must be less than or equal to 50% of the variant's total instance count.")
-    if kind == "CANARY":
-        return [share]
-    if share < 0.1:
-        raise _invalid("LinearStepSize must be 10-50% of the variant's total instance count.")
-    return [position * share for position in range(1, 11) if position * share < 0.9999]
+    if share < least_percent / 100:
+        raise _invalid(f"{name} must be {least_percent}-50% of the variant's total instance count.")
+    return share
 
 
 def _invalid(message: str) -> ServiceError:
