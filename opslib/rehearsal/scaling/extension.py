@@ -3,22 +3,19 @@
 Source: docs.aws.amazon.com/autoscaling/application/APIReference
 """
 
-import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.listing import one_page
 from opslib.rehearsal.scaling.burstable import require_steady_instances
+from opslib.rehearsal.scaling.naming import arn_of, find, matching, page
 from opslib.rehearsal.scaling.policies import alarms_of, read_rules
 from opslib.rehearsal.scaling.resources import ScalableResource
 from opslib.rehearsal.scaling.scaler import Scaler
-from opslib.rehearsal.scaling.schedules import Schedule
+from opslib.rehearsal.scaling.scheduled_actions import ScheduledActions
 from opslib.rehearsal.scaling.tags import TargetTags
-from opslib.rehearsal.scaling.targets import ScalableTarget, ScalingPolicy, ScheduledAction, TargetKey
+from opslib.rehearsal.scaling.targets import ScalableTarget, ScalingPolicy, TargetKey
 from opslib.rehearsal.site import Site
-
-_PAGE = 50
 
 
 class ScalingExtension:
@@ -35,10 +32,8 @@ class ScalingExtension:
             "PutScalingPolicy": self.put_policy,
             "DescribeScalingPolicies": self.describe_policies,
             "DeleteScalingPolicy": self.delete_policy,
-            "PutScheduledAction": self.put_scheduled_action,
-            "DescribeScheduledActions": self.describe_scheduled_actions,
-            "DeleteScheduledAction": self.delete_scheduled_action,
             "DescribeScalingActivities": self.describe_activities,
+            **ScheduledActions(self._scaler, site.clock).operations,
             **TargetTags(self._scaler).operations,
         }
         self.operations: Mapping[str, Operation] = {
@@ -70,22 +65,23 @@ class ScalingExtension:
     def deregister(self, call: Call) -> dict[str, Any]:
         """Give a target up, with its policies and schedules."""
         with self._scaler.lock:
-            self._scaler.forget(self._find(call).key)
+            self._scaler.forget(find(self._scaler, call).key)
         return {}
 
     def describe_targets(self, call: Call) -> dict[str, Any]:
         """Answer DescribeScalableTargets."""
         wanted = call.params.get("ResourceIds")
-        found = [one for one in self._targets(call) if not wanted or one.key.resource_id in wanted]
-        return _page(call, "ScalableTargets", [one.describe() for one in found])
+        found = [one for one in matching(self._scaler, call) if not wanted or one.key.resource_id in wanted]
+        return page(call, "ScalableTargets", [one.describe() for one in found])
 
     def put_policy(self, call: Call) -> dict[str, Any]:
         """Make or change a policy; target tracking puts its alarms."""
         name = call.params["PolicyName"]
         with self._scaler.lock:
-            target = self._find(call)
+            target = find(self._scaler, call)
             rules, known = read_rules(target.key, call.params), target.policies.get(name)
-            arn, created = (known.arn, known.created) if known else (_policy_arn(target.key, name), self._clock.now())
+            arn = known.arn if known else arn_of(target.key, "scalingPolicy", f"policyName/{name}")
+            created = known.created if known else self._clock.now()
             policy = ScalingPolicy(name, arn, dict(call.params), rules, created)
             if known is not None:
                 if known.type_name != policy.type_name:
@@ -110,11 +106,11 @@ class ScalingExtension:
                 "Alarms": self._alarms(policy, call.region),
                 "CreationTime": policy.created,
             }
-            for target in self._targets(call)
+            for target in matching(self._scaler, call)
             for policy in list(target.policies.values())
             if not wanted or policy.name in wanted or policy.arn in wanted
         ]
-        return _page(call, "ScalingPolicies", shown)
+        return page(call, "ScalingPolicies", shown)
 
     def delete_policy(self, call: Call) -> dict[str, Any]:
         """Delete a policy and the alarms that were put for it."""
@@ -128,45 +124,6 @@ class ScalingExtension:
             self._scaler.delete_alarms(call.region, policy)
         return {}
 
-    def put_scheduled_action(self, call: Call) -> dict[str, Any]:
-        """Make or change a scheduled action."""
-        name, params = call.params["ScheduledActionName"], call.params
-        with self._scaler.lock:
-            target = self._find(call)
-            known = target.schedules.get(name)
-            merged = {**(known.params if known else {}), **params}
-            if "Schedule" not in merged:
-                raise ServiceError("ValidationException", "Schedule is required when creating a scheduled action.")
-            _require_bounds(merged.get("ScalableTargetAction", {}))
-            now = self._clock.now()
-            schedule = Schedule.read(merged["Schedule"], merged.get("Timezone", "UTC"))
-            arn = known.arn if known else _arn(target.key, "scheduledAction", f"scheduledActionName/{name}")
-            action = ScheduledAction(name, arn, merged, schedule, known.created if known else now)
-            action.plan_next(now)
-            target.schedules[name] = action
-        return {}
-
-    def describe_scheduled_actions(self, call: Call) -> dict[str, Any]:
-        """Answer DescribeScheduledActions."""
-        wanted = call.params.get("ScheduledActionNames")
-        shown = [
-            action.describe(target.key)
-            for target in self._targets(call)
-            for action in list(target.schedules.values())
-            if not wanted or action.name in wanted or action.arn in wanted
-        ]
-        return _page(call, "ScheduledActions", shown)
-
-    def delete_scheduled_action(self, call: Call) -> dict[str, Any]:
-        """Delete a scheduled action."""
-        name, key = call.params["ScheduledActionName"], TargetKey.of(call)
-        with self._scaler.lock:
-            target = self._scaler.targets.get(key)
-            if target is None or target.schedules.pop(name, None) is None:
-                message = f"No scheduled action found for {key}, scheduled action name: {name}"
-                raise ServiceError("ObjectNotFoundException", message)
-        return {}
-
     def describe_activities(self, call: Call) -> dict[str, Any]:
         """Answer DescribeScalingActivities: the newest first; those that changed nothing only when asked for."""
         params = call.params
@@ -176,7 +133,7 @@ class ScalingExtension:
             )
             with_all = params.get("IncludeNotScaledActivities", False)
             shown = [one.describe() for one in found if with_all or one.reason is None]
-        return _page(call, "ScalingActivities", shown)
+        return page(call, "ScalingActivities", shown)
 
     def _require_resource(self, key: TargetKey) -> None:
         resource = self._scaler.resources.get(key.dimension)
@@ -189,48 +146,8 @@ class ScalingExtension:
             raise ServiceError("ValidationException", f"{key.namespace} resource doesn't exist: {key.resource_id}")
         require_steady_instances(key)
 
-    def _find(self, call: Call) -> ScalableTarget:
-        key = TargetKey.of(call)
-        target = self._scaler.targets.get(key)
-        if target is None:
-            raise ServiceError("ObjectNotFoundException", f"No scalable target registered for {key}")
-        return target
-
-    def _targets(self, call: Call) -> Iterable[ScalableTarget]:
-        """Return the targets that a Describe call names by service, resource and dimension."""
-        params = call.params
-        with self._scaler.lock:
-            return [
-                one
-                for one in self._scaler.targets.values()
-                if (one.key.region, one.key.namespace) == (call.region, params["ServiceNamespace"])
-                and params.get("ResourceId") in {None, one.key.resource_id}
-                and params.get("ScalableDimension") in {None, one.key.dimension}
-            ]
-
     def _alarms(self, policy: ScalingPolicy, region: str) -> list[dict[str, str]]:
         names = [name for name in (policy.high_alarm, policy.low_alarm) if name]
         names += [alarm["AlarmName"] for alarm in self._scaler.alarms.with_action(region, policy.arn)]
         prefix = f"arn:aws:cloudwatch:{region}:{ACCOUNT_ID}:alarm:"
         return [{"AlarmName": name, "AlarmARN": prefix + name} for name in names]
-
-
-def _require_bounds(bounds: Mapping[str, int]) -> None:
-    if not bounds:
-        raise ServiceError("ValidationException", "ScalableTargetAction must set MinCapacity or MaxCapacity.")
-    if bounds.get("MinCapacity", 0) > bounds.get("MaxCapacity", bounds.get("MinCapacity", 0)):
-        raise ServiceError("ValidationException", "Maximum capacity cannot be less than minimum capacity.")
-
-
-def _policy_arn(key: TargetKey, name: str) -> str:
-    return _arn(key, "scalingPolicy", f"policyName/{name}")
-
-
-def _arn(key: TargetKey, kind: str, end: str) -> str:
-    place = f"arn:aws:autoscaling:{key.region}:{ACCOUNT_ID}:{kind}:{uuid.uuid4()}"
-    return f"{place}:resource/{key.namespace}/{key.resource_id}:{end}"
-
-
-def _page(call: Call, member: str, items: list[dict[str, Any]]) -> dict[str, Any]:
-    page, token = one_page(items, {"MaxResults": _PAGE, **call.params})
-    return {member: list(page), "NextToken": token}
