@@ -107,10 +107,12 @@ class CountedInstances:
 class ScalingSite:
     """Scaling with all that it needs; calls are checked against botocore's model, as the gateway does."""
 
-    def __init__(self, startup_seconds: float = 0.0, count: int = 1) -> None:
-        self.clock = HandClock()
-        self.monitoring = MinuteAlarms(self.clock)
-        self.instances = CountedInstances(self.clock, startup_seconds, count)
+    def __init__(self, startup_seconds: float = 0.0, count: int = 1, parts: SimpleNamespace | None = None) -> None:
+        if parts is None:
+            clock = HandClock()
+            instances = CountedInstances(clock, startup_seconds, count)
+            parts = SimpleNamespace(clock=clock, monitoring=MinuteAlarms(clock), instances=instances)
+        self.clock, self.monitoring, self.instances = parts.clock, parts.monitoring, parts.instances
         site = SimpleNamespace(endpoint_url="", directory=Path(), clock=self.clock, monitoring=self.monitoring)
         self.extension = ScalingExtension(site, [self.instances])
 
