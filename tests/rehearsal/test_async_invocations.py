@@ -1,11 +1,15 @@
 import threading
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 
 from opslib.rehearsal.calls import Call, ServiceError
 from opslib.rehearsal.clock import Clock
-from opslib.rehearsal.endpoints.async_invocations import check_async
+from opslib.rehearsal.endpoints.async_invocations import AsyncInvocations, check_async
 from opslib.rehearsal.endpoints.backlogs import Backlog, BacklogWork, QueuedRequest
+from opslib.rehearsal.monitoring.extension import Metric
+from opslib.rehearsal.site import Site
 from tests.rehearsal.serving import until
 
 
@@ -68,6 +72,39 @@ def test_what_waits_longer_than_its_time_to_live_expires_on_the_rehearsals_clock
     assert worker.begun == []
     worker.instances = 1
     until(lambda: worker.begun == ["patient"])
+
+
+class Recorder:
+    """Takes the place of CloudWatch, and keeps the latest value of each metric."""
+
+    def __init__(self) -> None:
+        self.latest = {}
+
+    def gauge(self, metric: Metric, value: float, unit: str = "None") -> None:
+        assert metric.dimensions == (("EndpointName", "dogs"),)
+        assert unit in {"Count", "Seconds"}
+        self.latest[metric.name] = value
+
+
+def test_the_backlog_is_told_as_aws_tells_it_and_weighs_as_much_as_the_time_that_is_skipped(tmp_path):
+    fleet, recorder = SimpleNamespace(healthy_count=0), Recorder()
+    hosting = SimpleNamespace(async_config={"OutputConfig": {}}, variants={"all": SimpleNamespace(fleet=fleet)})
+    queues = AsyncInvocations(
+        Site("", tmp_path, Clock(600), recorder), lambda *_: hosting, lambda *_: nullcontext(None)
+    )
+    call = Call(
+        "sagemaker-runtime", "InvokeEndpointAsync", {"EndpointName": "dogs", "Body": b"x"}, None, "eu-west-1", "1"
+    )
+    queues.watch("eu-west-1", "dogs")
+    until(lambda: recorder.latest.get("HasBacklogWithoutCapacity") == 0)
+    queues.invoke_endpoint_async(call)
+    until(lambda: recorder.latest["HasBacklogWithoutCapacity"] == 1)
+    assert recorder.latest["ApproximateBacklogSize"] == 600
+    until(lambda: recorder.latest["ApproximateAgeOfOldestRequest"] > 0)
+    assert "ApproximateBacklogSizePerInstance" not in recorder.latest
+    fleet.healthy_count = 2
+    until(lambda: recorder.latest.get("ApproximateBacklogSizePerInstance") == 0)
+    queues.stop()
 
 
 @pytest.mark.parametrize(
