@@ -28,7 +28,8 @@ def plan_comparison(plans: Mapping[str, Plan], capacity: InstanceCapacity) -> Fi
     for number, (name, planned) in enumerate(plans.items()):
         colour = POLICIES[number % len(POLICIES)]
         taken = [count * capacity.max_rps for count in planned.instances]
-        above.step(hours, taken, where="post", color=colour, linewidth=1.2, label=f"{name}: {_share(planned)} over capacity")
+        missed = f"{name}: {_share(planned)} over capacity"
+        above.step(hours, taken, where="post", color=colour, linewidth=1.2, label=missed)
         said = f"{name}: {planned.instance_hours:.1f} h, ${planned.dollars:.2f}"
         below.step(hours, planned.instances, where="post", color=colour, linewidth=1.6, label=said)
     above.set(ylabel="requests/s", title="traffic, and what the instances in service take")
