@@ -98,15 +98,13 @@ class Alarm:
         shown = ", ".join(f"{value} ({at:%d/%m/%y %H:%M:%S})" for at, value in reversed(known))
         words = _COMPARISONS[self.params["ComparisonOperator"]][1]
         count = sum(self._breaches(value) == (state == ALARM) for _, value in known)
-        were = (
-            f"{'was' if count == 1 else 'were'} {'' if state == ALARM else 'not '}{words} the threshold ({threshold})"
-        )
+        verb = f"{'was' if count == 1 else 'were'}{'' if state == ALARM else ' not'} {words}"
         wanted = int(self.params.get("DatapointsToAlarm", self.periods))
         least = wanted if state == ALARM else self.periods - wanted + 1
         minimum = f"minimum {least} datapoint{'' if least == 1 else 's'} for {_transition(state)}"
         reason = (
-            f"Threshold Crossed: {count} out of the last {self.periods} datapoints [{shown}] {verb} {words} the threshold "
-            f"({threshold}) ({minimum})."
+            f"Threshold Crossed: {count} out of the last {self.periods} datapoints [{shown}] {verb} "
+            f"the threshold ({threshold}) ({minimum})."
         )
         return reason, self._data(known, now)
 
