@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 
 import boto3
@@ -13,6 +15,8 @@ from tests.rehearsal.test_rollouts import SAYS, baking, shifting
 from tests.rehearsal.traffic import Traffic
 
 ROOT = Path(__file__).parents[2]
+SPEED = 60
+DIMENSIONS = [{"Name": "EndpointName", "Value": "endpoint"}, {"Name": "VariantName", "Value": "AllTraffic"}]
 
 
 def roll_back_a_bad_model() -> dict:
@@ -31,7 +35,7 @@ def roll_back_a_bad_model() -> dict:
         AlarmName="errors",
         Namespace="AWS/SageMaker",
         MetricName="Invocation5XXErrors",
-        Dimensions=[{"Name": "EndpointName", "Value": name}, {"Name": "VariantName", "Value": "AllTraffic"}],
+        Dimensions=DIMENSIONS,
         Statistic="Sum",
         Period=60,
         EvaluationPeriods=1,
@@ -56,15 +60,34 @@ def roll_back_a_bad_model() -> dict:
         "failed": len(traffic.failures),
         "failed_afterwards": sum(bool(attempt.error) for attempt in traffic.attempts[last + 3 :]),
         "answers": dict(traffic.answers),
+        "sent": len(traffic.attempts),
+        "metrics": {name: metric_sum(name) / SPEED for name in ("Invocations", "Invocation5XXErrors")},
     }
+
+
+def metric_sum(name: str) -> float:
+    """Return the sum of a metric of the endpoint since it was made."""
+    cloudwatch = boto3.client("cloudwatch")
+    headers = cloudwatch.list_metrics()["ResponseMetadata"]["HTTPHeaders"]
+    now = parsedate_to_datetime(headers["date"])
+    points = cloudwatch.get_metric_statistics(
+        Namespace="AWS/SageMaker",
+        MetricName=name,
+        Dimensions=DIMENSIONS,
+        StartTime=now - timedelta(hours=1),
+        EndTime=now + timedelta(minutes=1),
+        Period=60,
+        Statistics=["Sum"],
+    )["Datapoints"]
+    return sum(point["Sum"] for point in points)
 
 
 PROGRAM = """
 import json
 from opslib import rehearsal
-from tests.rehearsal.test_rollback import roll_back_a_bad_model
+from tests.rehearsal.test_rollback import SPEED, roll_back_a_bad_model
 
-with rehearsal.start(speed=60):
+with rehearsal.start(speed=SPEED):
     print(json.dumps(roll_back_a_bad_model()))
 """
 
@@ -79,3 +102,4 @@ def test_a_canary_that_answers_500_is_rolled_back_by_its_alarm():
     assert 0 < result["failed"] <= 0.1 * result["canary"] + 2  # the canary's share, and what was under way
     assert result["failed_afterwards"] == 0
     assert result["answers"]["good"] > result["failed"]
+    assert result["metrics"] == {"Invocations": result["sent"], "Invocation5XXErrors": result["failed"]}
