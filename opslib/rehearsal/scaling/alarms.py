@@ -24,7 +24,7 @@ class Alarms:
 
     def with_action(self, region: str, arn: str) -> list[dict[str, Any]]:
         """Return the alarms that have a policy as their action, as DescribeAlarms shows them."""
-        alarms = self._ask(region, "DescribeAlarms", {"MaxRecords": 100}).get("MetricAlarms", [])
+        alarms = self._ask(region, "DescribeAlarms", {"ActionPrefix": arn, "MaxRecords": 100}).get("MetricAlarms", [])
         return [one for one in alarms if one.get("ActionsEnabled", True) and arn in one.get("AlarmActions", ())]
 
     def newest_value(self, region: str, alarm: Mapping[str, Any], now: datetime) -> tuple[datetime, float] | None:
