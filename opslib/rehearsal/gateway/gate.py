@@ -21,6 +21,7 @@ from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError, Wi
 from opslib.rehearsal.clock import Clock
 from opslib.rehearsal.gateway.actions import Need, needs_of, s3_needs
 from opslib.rehearsal.gateway.incoming import Incoming, operation_model
+from opslib.rehearsal.gateway.other_protocols import read_other_parameters, write_other_reply
 from opslib.rehearsal.gateway.protocols import JSON_PROTOCOLS, Reply, read_parameters, write_error, write_reply
 from opslib.rehearsal.gateway.signatures import is_signed_with
 from opslib.rehearsal.gateway.validation import reply_faults, validate_request, without_absent
@@ -91,7 +92,7 @@ class Gate:
         )  # fmt: skip
         name = f"{incoming.service}.{incoming.operation}"
         if name in self._operations and model is not None:
-            return _checked_reply(model, self._operations[name](call))
+            return _checked_reply(incoming, model, self._operations[name](call))
         after = self._witnesses[name](call) if name in self._witnesses else None
         reply = self._ask_moto(incoming, model)
         if after is not None and reply.status < 300:
@@ -112,9 +113,13 @@ class Gate:
         return Reply(200, {"Content-Type": "application/json"}, json.dumps(operation(call)).encode())
 
     def _read_and_validate(self, incoming: Incoming, model: OperationModel | None) -> dict[str, Any]:
-        if model is None or incoming.protocol not in JSON_PROTOCOLS:
+        is_json = incoming.protocol in JSON_PROTOCOLS
+        if model is None or not (is_json or f"{incoming.service}.{incoming.operation}" in self._operations):
             return dict(incoming.form)
-        params = read_parameters(model, incoming.body, incoming.route[1], incoming.query, incoming.headers)
+        if is_json:
+            params = read_parameters(model, incoming.body, incoming.route[1], incoming.query, incoming.headers)
+        else:
+            params = read_other_parameters(incoming.protocol, model, incoming.body, incoming.form)
         validate_request(incoming.service, model.input_shape, params)
         return params
 
@@ -140,13 +145,15 @@ def _without_absent(model: OperationModel, body: bytes) -> bytes:
     return json.dumps(without_absent(model.output_shape, value)).encode()
 
 
-def _checked_reply(model: OperationModel, members: dict[str, Any]) -> Reply:
+def _checked_reply(incoming: Incoming, model: OperationModel, members: dict[str, Any]) -> Reply:
     members = {name: value for name, value in members.items() if value is not None}
     faults = reply_faults(model.output_shape, members)
     if faults:
         logger.error("the rehearsal's reply to %s is not AWS's: %s", model.name, faults)
         raise ServiceError("InternalFailure", f"the rehearsal's reply does not fit its model: {faults}", status=500)
-    return write_reply(model, members)
+    if incoming.protocol in JSON_PROTOCOLS:
+        return write_reply(model, members)
+    return write_other_reply(incoming.protocol, model, members, incoming.request_id)
 
 
 def authenticate(incoming: Incoming) -> Principal:

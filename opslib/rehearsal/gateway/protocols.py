@@ -20,6 +20,8 @@ from botocore.utils import parse_timestamp
 from opslib.rehearsal.calls import ServiceError
 
 JSON_PROTOCOLS = frozenset({"json", "rest-json"})
+_NO_NUMBERS = ("NaN", "Infinity", "-Infinity")
+"""JSON has no such numbers; AWS writes them as text."""
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 
 
@@ -122,6 +124,8 @@ def _scalar_from_wire(kind: str, value: Any) -> Any:
         return _decoded(value)
     if kind == "timestamp" and isinstance(value, int | float | str) and not isinstance(value, bool):
         return _moment(value)
+    if kind in {"double", "float"} and value in _NO_NUMBERS:
+        return float(value)
     return value
 
 

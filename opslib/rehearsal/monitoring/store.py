@@ -71,6 +71,8 @@ class Sample:
         return self.total / self.count if name == "Average" else simple[name]
 
     def _percentile(self, percent: float) -> float:
+        if percent in {0, 100}:
+            return self.largest if percent else self.smallest
         wanted, seen = self.count * percent / 100, 0.0
         for bucket in sorted(self.spread):
             seen += self.spread[bucket]

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from moto.cloudwatch.models import cloudwatch_backends
-
-from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
-from opslib.rehearsal.training.job import TrainingJob, now
+from opslib.rehearsal.calls import ServiceError
+from opslib.rehearsal.monitoring.extension import Metric, Monitoring
+from opslib.rehearsal.training.job import TrainingJob
 
 NAMESPACE = "/aws/sagemaker/TrainingJobs"
 
@@ -36,9 +35,10 @@ def compile_definitions(params: Mapping[str, Any]) -> dict[str, re.Pattern[str]]
 class MetricReader:
     """Finds a job's metrics in its lines."""
 
-    def __init__(self, job: TrainingJob, region: str) -> None:
+    def __init__(self, job: TrainingJob, region: str, monitoring: Monitoring) -> None:
         self._job = job
         self._region = region
+        self._monitoring = monitoring
         self._patterns = compile_definitions(job.params)
 
     def read(self, line: str) -> None:
@@ -54,14 +54,7 @@ class MetricReader:
 
     def _note(self, name: str, value: float) -> None:
         self._job.note_metric(name, value)
-        datum = {
-            "MetricName": name,
-            "Dimensions": [{"Name": "TrainingJobName", "Value": self._job.name}],
-            "Timestamp": now().replace(tzinfo=None),
-            "Value": value,
-            "Unit": "None",
-        }
-        cloudwatch_backends[ACCOUNT_ID][self._region].put_metric_data(NAMESPACE, [datum])
+        self._monitoring.gauge(Metric.of(self._region, NAMESPACE, name, TrainingJobName=self._job.name), value)
 
 
 def _number(text: str) -> float | None:

@@ -42,7 +42,7 @@ class TrainingRun:
         self._region = region
         self._session = session
         self._storage = RoleStorage(session)
-        self._metrics = MetricReader(job, region)
+        self._metrics = MetricReader(job, region, site.monitoring)
         self._directory = site.directory / "training" / job.name
         self._cluster: Cluster | None = None
         self._lock = threading.Lock()
