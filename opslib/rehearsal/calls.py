@@ -4,6 +4,7 @@ An operation of the rehearsal is a function from a `Call` to the reply's members
 shows: datetime, bytes, ...). It is registered under "service.Operation" by an extension (see `site.Extension`).
 """
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -60,6 +61,8 @@ class Call:
     region: str
     request_id: str
     headers: Mapping[str, str] = field(default_factory=dict)
+    arrived: float = field(default_factory=time.perf_counter)
+    """When the request was there, in seconds of `time.perf_counter`."""
 
     def arn(self, resource: str, service: str = "") -> str:
         """Return the ARN of a resource of this call's region, e.g. `call.arn("training-job/x")`."""

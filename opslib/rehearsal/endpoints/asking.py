@@ -26,14 +26,19 @@ _TIMED_OUT = (
 )
 
 
-def ask(call: Call, variant: Variant, *, timeout_seconds: float | None = None) -> ContainerReply:
+def ask(
+    call: Call, variant: Variant, *, arrived: float | None = None, timeout_seconds: float | None = None
+) -> ContainerReply:
     """Send a request's Body to an instance, and count what became of it; the time-out is 60 seconds if none is given.
+
+    The overhead is counted from `arrived` on, in seconds of `time.perf_counter`; from now on if none is given.
 
     Raises:
         ServiceError: ModelError; there was no answer. ThrottlingException; of a serverless variant.
     """
     body, headers = call.params.get("Body", b""), _container_headers(call.params)
     with variant.metrics.invocation(lambda: variant.fleet.healthy_count) as outcome:
+        outcome.started = arrived or outcome.started
         try:
             reply = _timed(outcome, lambda: variant.fleet.invoke(body, headers, timeout_seconds=timeout_seconds))
         except InvocationTimedOut as error:

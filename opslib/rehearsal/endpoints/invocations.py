@@ -45,7 +45,7 @@ class Invocations:
                 raise ServiceError("413", f"HTTP content length exceeded {limit} bytes.", status=413)
             if hosting.shadows:
                 mirror(call, hosting)
-            reply = ask(call, variant)
+            reply = ask(call, variant, arrived=call.arrived)
             if hosting.capture and reply.status == 200:
                 hosting.capture.capture(call, variant, reply)
         return _answer(call, variant, reply, limit)

@@ -88,7 +88,8 @@ class Gate:
         authorize(incoming, principal, params)
         region = incoming.signature.region if incoming.signature else "us-east-1"
         call = Call(
-            incoming.service, incoming.operation, params, principal, region, incoming.request_id, incoming.headers
+            incoming.service, incoming.operation, params, principal, region, incoming.request_id, incoming.headers,
+            incoming.arrived,
         )  # fmt: skip
         name = f"{incoming.service}.{incoming.operation}"
         if name in self._operations and model is not None:

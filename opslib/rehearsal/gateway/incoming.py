@@ -1,7 +1,8 @@
 """A request as it came: who signed it, which service and operation it is for, and in which protocol it speaks."""
 
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, lru_cache
 from typing import Any
 from urllib.parse import parse_qs, unquote
@@ -85,6 +86,7 @@ class Incoming:
     environ: dict[str, Any]
     body: bytes
     request_id: str
+    arrived: float = field(default_factory=time.perf_counter)
 
     @cached_property
     def headers(self) -> Mapping[str, str]:
