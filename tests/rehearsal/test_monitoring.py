@@ -75,12 +75,20 @@ def test_seconds_are_forgotten_and_minutes_stay():
     assert store.sample(METRIC, 600, 60).count == 1
 
 
+END = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
+
+
+def minutes(values):
+    """Return the datapoints of the last minutes, one after the other."""
+    return [(END - timedelta(minutes=len(values) - number), value) for number, value in enumerate(values)]
+
+
 @pytest.mark.parametrize(
     ("values", "treatment", "state"),
     [
         ([11, 11, 11], "missing", ALARM),
         ([11, 9, 11], "missing", OK),
-        ([11], "missing", ALARM),
+        ([11], "missing", INSUFFICIENT),
         ([9], "missing", OK),
         ([], "missing", INSUFFICIENT),
         ([], "breaching", ALARM),
@@ -93,13 +101,19 @@ def test_seconds_are_forgotten_and_minutes_stay():
 )
 def test_an_alarm_treats_missing_data_as_it_says(values, treatment, state):
     alarm = Alarm(REGION, "high", "arn", {**HIGH, "TreatMissingData": treatment}, datetime.now(UTC))
-    assert alarm.judge([(datetime.now(UTC), value) for value in values]) == state
+    assert alarm.judge(minutes(values), END) == state
+
+
+def test_an_old_datapoint_without_newer_ones_is_enough():
+    alarm = Alarm(REGION, "high", "arn", HIGH, datetime.now(UTC))
+    assert alarm.judge([(END - timedelta(minutes=2), 11)], END) == INSUFFICIENT
+    assert alarm.judge([(END - timedelta(minutes=3), 11)], END) == ALARM
 
 
 def test_two_of_three_datapoints_are_enough_when_so_asked():
     alarm = Alarm(REGION, "high", "arn", {**HIGH, "DatapointsToAlarm": 2}, datetime.now(UTC))
-    assert alarm.judge([(datetime.now(UTC), value) for value in (11, 9, 11)]) == ALARM
-    assert alarm.judge([(datetime.now(UTC), value) for value in (9, 9, 11)]) == OK
+    assert alarm.judge(minutes((11, 9, 11)), END) == ALARM
+    assert alarm.judge(minutes((9, 9, 11)), END) == OK
 
 
 def test_an_alarm_rings_after_three_minutes_of_its_clock_and_again_while_it_lasts():

@@ -70,8 +70,8 @@ class Alarm:
         """How many datapoints are looked at."""
         return int(self.params["EvaluationPeriods"])
 
-    def judge(self, datapoints: Sequence[Datapoint]) -> str:
-        """Return the state that the newest datapoints ask for; absent ones are treated as the alarm says."""
+    def judge(self, datapoints: Sequence[Datapoint], end: datetime) -> str:
+        """Return the state that the newest datapoints before `end` ask for; absent ones are treated as it says."""
         wanted = int(self.params.get("DatapointsToAlarm", self.periods))
         known = datapoints[-self.periods :]
         breaching = sum(self._breaches(value) for _, value in known)
@@ -87,7 +87,10 @@ class Alarm:
             return self.state if treatment == "ignore" else INSUFFICIENT
         if treatment == "ignore":
             return OK if breaching + absent < wanted else self.state
-        return ALARM if breaching == len(known) and absent else OK
+        # What is there is all beyond the threshold: as on AWS it rings once the oldest is as old as it takes, so that
+        # the first datapoint of a new metric alone does not.
+        is_old = (end - known[0][0]).total_seconds() >= wanted * self.period_seconds
+        return (ALARM if is_old else self.state) if breaching == len(known) else OK
 
     def explain(self, state: str, datapoints: Sequence[Datapoint], now: datetime) -> tuple[str, str]:
         """Return the reason of a state, in words and as AWS's JSON."""

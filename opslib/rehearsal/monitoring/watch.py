@@ -95,7 +95,7 @@ class AlarmWatch:
         with self.lock:
             if self._alarms.get((alarm.region, alarm.name)) is not alarm:
                 return
-            state = alarm.judge(points)
+            state = alarm.judge(points, now)
             changed = state != alarm.state
             if changed:
                 alarm.change(state, *alarm.explain(state, points, now), now)
