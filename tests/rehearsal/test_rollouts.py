@@ -1,5 +1,6 @@
 """Updates that shift the traffic step by step, and variants that share it."""
 
+import time
 from collections import Counter
 from unittest.mock import Mock
 
@@ -65,17 +66,18 @@ def test_a_canary_gets_its_share_and_then_everything(deploy, make_model):  # noq
             EndpointConfigName=f"{name}-2",
             DeploymentConfig=shifting("CANARY", alarms=("nothing",)),
         )
-    config = shifting("CANARY", percent=20, wait=1)
+    config = shifting("CANARY", percent=20, wait=2)
     with Traffic(name, threads=2) as traffic:
         sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=f"{name}-2", DeploymentConfig=config)
         pending = until(lambda: baking(name))
-        seen = len(traffic.attempts)
-        until(lambda: len(traffic.attempts) > seen + 50 or not baking(name))
-        canary = [attempt.answer for attempt in traffic.attempts[seen : seen + 50]]
+        began = ended = time.monotonic()
+        while (asked := time.monotonic()) and baking(name):
+            ended = asked
         description = settled(name)
         until(lambda: [attempt.answer for attempt in traffic.attempts[-5:]] == ["new"] * 5)
     assert pending["EndpointConfigName"] == description["EndpointConfigName"] == f"{name}-2"
     assert description["LastDeploymentConfig"] == config
+    canary = [attempt.answer for attempt in traffic.attempts if began < attempt.started and attempt.ended < ended]
     assert 0 < canary.count("new") <= 0.2 * len(canary) + 2  # those that were under way when it was counted
     assert traffic.failures == []
     sagemaker.delete_endpoint_config(EndpointConfigName=f"{name}-2")
