@@ -103,6 +103,14 @@ def client(service: str) -> Any:
         return clients[service]
 
 
+def single_attempt_client(service: str, connections: int) -> Any:
+    """Return a new client that never tries again, with room for so many connections: for measuring."""
+    config = client_config(service).merge(
+        Config(max_pool_connections=connections, retries={"mode": "standard", "total_max_attempts": 1})
+    )
+    return boto3_session().client(service, region_name=region(), config=config)
+
+
 def region() -> str:
     """Return the region, as boto3 finds it: `AWS_DEFAULT_REGION`, then the profile (`AWS_REGION` is not read).
 

@@ -1,0 +1,159 @@
+"""Load for a long time: no request may fail, and no process may grow.
+
+    python benchmarks/endurance.py [--minutes 30] [--share 0.7] [--json FILE]
+
+It trains a small drawn set, deploys it on one instance behind a function, finds the knee of the instance, and sends
+`share` of it for so many minutes, at the times of an open loop. Meanwhile it reads the memory and the open files of
+every process of the rehearsal from /proc. A process is flat when the slope of its memory is no more than three times
+the slope's own standard error, or below a hundredth of its size in an hour.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy
+from rehearsal import train
+
+from opslib.aws import endpoints, load, sweeping
+from opslib.rehearsal import daemon
+from opslib.specs import EndpointSpec
+
+SAMPLE_EVERY_SECONDS = 5.0
+WARM_UP_SHARE = 0.2
+"""Of the time: allocators fill their pools and caches reach their bounds, which is no growth."""
+MEBIBYTE = 2**20
+
+
+@dataclass
+class Watched:
+    """One process: its command, and what was read of it."""
+
+    command: str
+    seconds: list[float] = field(default_factory=list)
+    rss_bytes: list[int] = field(default_factory=list)
+    files: list[int] = field(default_factory=list)
+
+    def growth(self) -> dict[str, float]:
+        """Return the memory's slope with its standard error, in MiB an hour, and how many files more are open."""
+        first = int(len(self.seconds) * WARM_UP_SHARE)
+        hours, sizes = numpy.array(self.seconds[first:]) / 3600, numpy.array(self.rss_bytes[first:]) / MEBIBYTE
+        (slope, _), covariance = numpy.polyfit(hours, sizes, 1, cov=True)
+        half = len(self.files[first:]) // 2
+        more = max(self.files[first:][half:]) - max(self.files[first:][:half])
+        return {"rss_mib": sizes[-1], "slope": slope, "error": covariance[0, 0] ** 0.5, "files_more": more}
+
+
+def descendants(pid: int) -> Iterator[int]:
+    """Yield a process and all that it started."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in task.read_text().split():
+            yield from descendants(int(child))
+
+
+@contextmanager
+def watched(pid: int) -> Iterator[dict[int, Watched]]:
+    """Read memory and files of a tree of processes until the block ends."""
+    found: dict[int, Watched] = {}
+    over, started = threading.Event(), time.monotonic()
+
+    def look() -> None:
+        while not over.wait(SAMPLE_EVERY_SECONDS):
+            for one in list(descendants(pid)):
+                sample(found, one, time.monotonic() - started)
+
+    thread = threading.Thread(target=look, daemon=True)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def sample(found: dict[int, Watched], pid: int, seconds: float) -> None:
+    """Add one look at a process, unless it has ended meanwhile."""
+    folder = Path(f"/proc/{pid}")
+    try:
+        pages, files = int((folder / "statm").read_text().split()[1]), len(list((folder / "fd").iterdir()))
+        command = (folder / "cmdline").read_text().replace("\0", " ")
+    except (FileNotFoundError, ProcessLookupError):
+        return
+    process = found.setdefault(pid, Watched(command[:100]))
+    process.seconds.append(seconds)
+    process.rss_bytes.append(pages * os.sysconf("SC_PAGE_SIZE"))
+    process.files.append(files)
+
+
+def is_flat(growth: dict[str, float]) -> bool:
+    """Tell whether a process does not grow: not more than its noise, or than a hundredth in an hour."""
+    return growth["slope"] <= max(3 * growth["error"], growth["rss_mib"] / 100) and growth["files_more"] <= 0
+
+
+def measure(directory: Path, minutes: float, share: float, server: int) -> dict[str, object]:
+    """Return the figures of the load, and of every process that lived through it."""
+    run, model_uri, role, photo = train(directory)
+    endpoint = endpoints.deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, overrule_gate=True)
+    target = load.endpoint_target(endpoint, photo)
+    knee = load.find_knee(target)
+    rate = share * knee.max_rps
+    print(f"one instance takes {knee.max_rps:.1f} requests/s; {minutes:g} minutes at {rate:.1f} follow", flush=True)
+    with watched(server) as processes:
+        report = load.run_load(target, load.LoadPlan.constant(rate, minutes * 60))
+    lived = [one for one in processes.values() if len(one.seconds) >= 10 and one.seconds[-1] >= 0.9 * minutes * 60]
+    rows = {f"{one.command}": one.growth() for one in lived}
+    return {
+        "knee_rps": knee.max_rps,
+        "rate_rps": rate,
+        "requests": report.requests,
+        "failed": report.requests - report.answered,
+        "p95_ms": report.p95_ms,
+        "processes": rows,
+        "flat": all(map(is_flat, rows.values())),
+        "left": len(sweeping.sweep(run).leftovers),
+    }
+
+
+def show(figures: dict[str, object]) -> None:
+    """Print the figures, a row for each process."""
+    for name, figure in figures.items():
+        if name != "processes":
+            print(f"{name:<12}{figure}")
+    print(f"{'MiB':>8}{'MiB/h':>9}{'+-':>8}{'files':>7}  process")
+    for command, growth in figures["processes"].items():
+        cells = f"{growth['rss_mib']:8.1f}{growth['slope']:9.2f}{growth['error']:8.2f}{growth['files_more']:+7d}"
+        print(f"{cells}  {command}{'' if is_flat(growth) else '  GROWS'}")
+
+
+def main() -> None:
+    """Measure, print, and write the figures as JSON when asked to; end with 1 when a request failed or one grew."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--share", type=float, default=0.7, help="of the knee's requests/s (default %(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["OPSLIB_REHEARSAL_HOME"] = str(Path(scratch) / "rehearsal")
+        # Not in this process: the generator's own lists of latencies grow, as they must.
+        state = daemon.ensure_started("us-east-1", 0, 1.0)
+        os.environ.update(state.variables)
+        try:
+            figures = measure(Path(scratch), options.minutes, options.share, state.pid)
+        finally:
+            daemon.ensure_stopped()
+    show(figures)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    raise SystemExit(0 if figures["flat"] and not figures["failed"] else 1)
+
+
+if __name__ == "__main__":
+    main()

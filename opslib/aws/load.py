@@ -1,0 +1,410 @@
+"""Load on an endpoint or a function: requests at given moments, and what became of each.
+
+The loop is open: requests are sent when they are due, not when the one before is answered, as those of many callers
+are. A latency counts from the moment at which its request was due: where a slow answer holds others up, their wait is
+in the figures (https://www.scylladb.com/2021/04/22/on-coordinated-omission/). Nothing is sent twice.
+"""
+
+import base64
+import json
+import math
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy
+
+from opslib.aws.load_sender import ANSWERED, THROTTLED
+from opslib.aws.predictions import VERBOSE, content_type_of
+from opslib.errors import ConfigurationError, OpslibError
+
+LATE_SECONDS = 0.1
+"""A request that starts so much later than it was due was held up by the generator."""
+_START_SECONDS = 60.0
+_REQUESTS_PER_SENDER = 60.0
+"""Requests/s of one process: a third of what boto3 can send from one core."""
+_MOST_SENDERS = 8
+_THREADS = 64
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked, and with what: made by `endpoint_target` or `function_target`."""
+
+    kind: str
+    name: str
+    body: bytes
+    content_type: str = "application/json"
+    extra: dict[str, str] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the senders read it."""
+        return {**vars(self), "body": base64.b64encode(self.body).decode()}
+
+
+def endpoint_target(name: str, photo: bytes, *, variant: str = "") -> Target:
+    """Ask an endpoint what is in a photo; `variant` asks one of its production variants."""
+    extra = {"Accept": VERBOSE} | ({"TargetVariant": variant} if variant else {})
+    return Target("endpoint", name, photo, content_type_of(photo), extra)
+
+
+def function_target(name: str, event: dict[str, Any], *, qualifier: str = "") -> Target:
+    """Invoke a function with an event; `qualifier` names a version or an alias."""
+    extra = {"Qualifier": qualifier} if qualifier else {}
+    return Target("function", name, json.dumps(event).encode(), extra=extra)
+
+
+@dataclass(frozen=True)
+class LoadPlan:
+    """Requests per second over time.
+
+    Attributes:
+        steps: Stretches of time: requests/s at the beginning, at the end, and seconds of the wall.
+    """
+
+    steps: tuple[tuple[float, float, float], ...]
+
+    def __post_init__(self) -> None:
+        """Refuse what nobody could send."""
+        for first, last, seconds in self.steps:
+            finite = all(map(math.isfinite, (first, last, seconds)))
+            if not (finite and first >= 0 and last >= 0 and seconds > 0):
+                raise ConfigurationError(f"no load: from {first} to {last} requests/s in {seconds} s")
+
+    @classmethod
+    def constant(cls, rps: float, seconds: float) -> "LoadPlan":
+        """Send the same number every second."""
+        return cls(((rps, rps, seconds),))
+
+    @classmethod
+    def ramp(cls, rps: float, seconds: float, *, hold_seconds: float = 0) -> "LoadPlan":
+        """Go from nothing to `rps` and, after a while there, back to nothing; up and down take `seconds` each."""
+        hold = ((rps, rps, hold_seconds),) if hold_seconds else ()
+        return cls(((0, rps, seconds), *hold, (rps, 0, seconds)))
+
+    @classmethod
+    def staircase(cls, rates: Sequence[float], seconds: float) -> "LoadPlan":
+        """Stay at each of several rates for some seconds."""
+        return cls(tuple((rate, rate, seconds) for rate in rates))
+
+    @property
+    def seconds(self) -> float:
+        """How long it takes, on the wall's clock."""
+        return sum(seconds for *_, seconds in self.steps)
+
+    @property
+    def peak_rps(self) -> float:
+        """The most requests per second at any time."""
+        return max((max(first, last) for first, last, _ in self.steps), default=0.0)
+
+    def due_seconds(self) -> list[float]:
+        """Return when each request is due, in seconds after the beginning, evenly spaced at the rate of the time."""
+        due, carried, begin = [], 0.0, 0.0
+        for first, last, seconds in self.steps:
+            count = (first + last) / 2 * seconds
+            due.extend(begin + _moment(number - carried, first, last, seconds) for number in _whole(carried, count))
+            carried, begin = (carried + count) % 1.0, begin + seconds
+        return due
+
+
+def _whole(carried: float, count: float) -> range:
+    """Return the numbers of the requests that fall into a stretch, `carried` being begun before it."""
+    return range(1, math.floor(carried + count + 1e-9) + 1)
+
+
+def _moment(number: float, first: float, last: float, seconds: float) -> float:
+    """Return when the rate, which changes evenly, has made `number` requests."""
+    slope = (last - first) / seconds
+    if abs(slope) < 1e-12:
+        return number / first
+    return (math.sqrt(max(0.0, first * first + 2 * slope * number)) - first) / slope
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the requests.
+
+    Attributes:
+        plan: What was to be sent.
+        due: When each request was due, in seconds after the beginning, float64 of shape (N,).
+        latencies_ms: From then to its end, in milliseconds, float64 of shape (N,).
+        outcomes: `answered`, `throttled` or an error's name, one for each request.
+        late_share: The share of requests that the generator itself started late.
+    """
+
+    plan: LoadPlan
+    due: numpy.ndarray
+    latencies_ms: numpy.ndarray
+    outcomes: tuple[str, ...]
+    late_share: float
+
+    @property
+    def requests(self) -> int:
+        """The number of requests."""
+        return len(self.outcomes)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """The number of requests by outcome."""
+        return Counter(self.outcomes)
+
+    @property
+    def answered(self) -> int:
+        """The number of requests that were answered."""
+        return self.counts[ANSWERED]
+
+    @property
+    def throttled(self) -> int:
+        """The number of requests that were told to come back later."""
+        return self.counts[THROTTLED]
+
+    @property
+    def success_rate(self) -> float:
+        """The share of requests that were answered, from 0 to 1."""
+        return self.answered / self.requests if self.requests else 0.0
+
+    @property
+    def answered_rps(self) -> float:
+        """Answers per second of the plan."""
+        return self.answered / self.plan.seconds
+
+    def percentile_ms(self, percent: float) -> float:
+        """Return a percentile of the latencies of what was answered; not a number when nothing was."""
+        answered = self.latencies_ms[numpy.array([outcome == ANSWERED for outcome in self.outcomes], dtype=bool)]
+        return float(numpy.percentile(answered, percent)) if len(answered) else math.nan
+
+    @property
+    def p50_ms(self) -> float:
+        """The median latency."""
+        return self.percentile_ms(50)
+
+    @property
+    def p95_ms(self) -> float:
+        """The 95th percentile of the latencies."""
+        return self.percentile_ms(95)
+
+    @property
+    def p99_ms(self) -> float:
+        """The 99th percentile of the latencies."""
+        return self.percentile_ms(99)
+
+    @property
+    def is_generator_limited(self) -> bool:
+        """Whether more than one request in a hundred started late: then the figures are the generator's."""
+        return self.late_share > 0.01
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return the report as names and figures, to be read."""
+        rows = [
+            ("requests", f"{self.requests:,} in {self.plan.seconds:.0f} s, at most {self.plan.peak_rps:.1f}/s"),
+            ("answered", f"{self.success_rate:.2%} ({self.answered_rps:.1f}/s)"),
+            ("latency", f"p50 {self.p50_ms:.0f} ms, p95 {self.p95_ms:.0f} ms, p99 {self.p99_ms:.0f} ms"),
+            *((outcome, f"{count:,}") for outcome, count in self.counts.items() if outcome != ANSWERED),
+        ]
+        if self.is_generator_limited:
+            rows.append(("careful", f"{self.late_share:.1%} of the requests were sent late: this machine is the limit"))
+        return rows
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<tr><th>{name}</th><td>{figure}</td></tr>" for name, figure in self.rows())
+        return f"<table>{cells}</table>"
+
+    def __str__(self) -> str:
+        """Return the rows as text."""
+        return "\n".join(f"{name:<10}{figure}" for name, figure in self.rows())
+
+
+@dataclass(frozen=True)
+class LoadProgress:
+    """A look at a load while it runs: seconds on the wall, and what became of the requests so far."""
+
+    elapsed_seconds: float
+    seconds: float
+    requests: int
+    sent: int
+    counts: Counter[str]
+    recent_p95_ms: float
+
+
+def run_load(
+    target: Target, plan: LoadPlan, *, on_progress: Callable[[LoadProgress], object] | None = None, senders: int = 0
+) -> LoadReport:
+    """Send a plan's requests to a target and return what became of each.
+
+    Args:
+        target: What to ask.
+        plan: When.
+        on_progress: Receives a look about every fifth of a second.
+        senders: Processes that send; 0 takes one for every 60 requests/s, at most eight.
+
+    Raises:
+        OpslibError: a sender did not start, or ended early.
+        ConfigurationError: the plan has no request in it.
+    """
+    due = plan.due_seconds()
+    if not due:
+        raise ConfigurationError("the plan has no request in it", hint="raise its rate or its seconds")
+    count = senders or min(_MOST_SENDERS, max(1, math.ceil(plan.peak_rps / _REQUESTS_PER_SENDER)))
+    with ExitStack() as stack:
+        processes = [stack.enter_context(_sender(target, due[number::count])) for number in range(count)]
+        for process in processes:
+            _require_ready(process)
+        begin = time.time() + 0.05
+        rows = _collected(processes, begin, plan, len(due), on_progress)
+    if len(rows) != len(due):
+        raise OpslibError(f"{len(due) - len(rows)} of {len(due)} requests have no outcome: a sender ended early")
+    return _report(plan, sorted(rows))
+
+
+@contextmanager
+def _sender(target: Target, due: Sequence[float]) -> Iterator[subprocess.Popen]:
+    command = [sys.executable, "-m", "opslib.aws.load_sender"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
+    try:
+        order = {"target": target.as_json(), "due": list(due), "threads": _THREADS}
+        process.stdin.write(json.dumps(order) + "\n")
+        process.stdin.flush()
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            pipe.close()
+
+
+def _require_ready(process: subprocess.Popen) -> None:
+    watchdog = threading.Timer(_START_SECONDS, process.kill)
+    watchdog.start()
+    ready = process.stdout.readline()
+    watchdog.cancel()
+    if not ready:
+        raise OpslibError("a sender of requests did not start", hint="its error is above, on standard error")
+
+
+def _collected(
+    processes: Sequence[subprocess.Popen],
+    begin: float,
+    plan: LoadPlan,
+    requests: int,
+    on_progress: Callable[[LoadProgress], object] | None,
+) -> list[list[Any]]:
+    rows: list[list[Any]] = []
+
+    def read(process: subprocess.Popen) -> None:
+        for line in process.stdout:
+            rows.extend(json.loads(line))
+
+    readers = [threading.Thread(target=read, args=(process,), daemon=True) for process in processes]
+    for process, reader in zip(processes, readers, strict=True):
+        process.stdin.write(f"{begin!r}\n")
+        process.stdin.flush()
+        reader.start()
+    while any(reader.is_alive() for reader in readers):
+        time.sleep(0.2)
+        if on_progress is not None:
+            on_progress(_look(rows[:], time.time() - begin, plan, requests))
+    return rows
+
+
+def _look(rows: Sequence[Sequence[Any]], elapsed: float, plan: LoadPlan, requests: int) -> LoadProgress:
+    recent = [1000 * (ended - due) for due, _, ended, outcome in rows[-500:] if outcome == ANSWERED]
+    p95 = float(numpy.percentile(recent, 95)) if recent else math.nan
+    counts = Counter(outcome for *_, outcome in rows)
+    return LoadProgress(max(0.0, elapsed), plan.seconds, requests, len(rows), counts, p95)
+
+
+def _report(plan: LoadPlan, rows: Sequence[Sequence[Any]]) -> LoadReport:
+    due, started, ended = (numpy.array([row[column] for row in rows], dtype=float) for column in range(3))
+    # A request that waits for one of the sender's threads waits for the target: those are late, too, but not ours.
+    under_way = numpy.searchsorted(numpy.sort(started), due) - numpy.searchsorted(numpy.sort(ended), due)
+    late = (started - due > LATE_SECONDS) & (under_way < _THREADS)
+    return LoadReport(plan, due, 1000 * (ended - due), tuple(row[3] for row in rows), float(late.mean()))
+
+
+@dataclass(frozen=True)
+class Knee:
+    """The most that a target takes while it still answers quickly.
+
+    Attributes:
+        max_rps: The highest rate at which all is well, in requests/s.
+        p95_ms: The 95th percentile of the latencies at that rate.
+        idle_ms: The median latency of one request at a time.
+        limit_ms: The highest p95 that counts as quick.
+        evidence: What each rate brought, in the order in which they were tried.
+    """
+
+    max_rps: float
+    p95_ms: float
+    idle_ms: float
+    limit_ms: float
+    evidence: tuple[LoadReport, ...]
+
+    def rows(self) -> list[tuple[float, float, float, bool]]:
+        """Return a row for each rate, the lowest first: requests/s, share answered, p95 in ms, and whether it held."""
+        found = [(one.plan.peak_rps, one.success_rate, one.p95_ms, holds(one, self.limit_ms)) for one in self.evidence]
+        return sorted(found)
+
+    def _repr_html_(self) -> str:
+        heads = "<tr><th>requests/s</th><th>answered</th><th>p95</th><th></th></tr>"
+        cells = "".join(
+            f"<tr><td>{rate:.1f}</td><td>{share:.1%}</td><td>{p95:.0f} ms</td><td>{'held' if held else 'too much'}</td>"
+            "</tr>"
+            for rate, share, p95, held in self.rows()
+        )
+        summary = f"{self.max_rps:.1f} requests/s with p95 {self.p95_ms:.0f} ms (at most {self.limit_ms:.0f} ms)"
+        return f"<table>{heads}{cells}</table><p>knee: {summary}</p>"
+
+
+def find_knee(
+    target: Target,
+    *,
+    limit_ms: float = 0.0,
+    step_seconds: float = 5.0,
+    refinements: int = 3,
+    on_progress: Callable[[LoadProgress], object] | None = None,
+) -> Knee:
+    """Find the highest rate that a target answers quickly and completely.
+
+    The rate is doubled until it is too much, then the last interval is halved a few times. It is too much when less
+    than 99 % is answered, or when the 95th percentile of the latencies is above the limit.
+
+    Args:
+        target: What to ask: one instance, for a figure that can be multiplied.
+        limit_ms: The highest p95 that counts as quick; 0 takes four times the median of one request at a time.
+        step_seconds: How long each rate is held.
+        refinements: How often the last interval is halved.
+        on_progress: Receives looks at each step.
+
+    Raises:
+        OpslibError: the target does not answer even one request at a time.
+    """
+    alone = run_load(target, LoadPlan.constant(2.0, max(3.0, step_seconds / 2)), on_progress=on_progress)
+    if alone.success_rate < 1:
+        raise OpslibError(f"the target does not answer at two requests/s: {dict(alone.counts)}")
+    limit = limit_ms or 4 * alone.p50_ms
+    evidence: list[LoadReport] = []
+
+    def is_well(rate: float) -> bool:
+        evidence.append(run_load(target, LoadPlan.constant(rate, step_seconds), on_progress=on_progress))
+        return holds(evidence[-1], limit)
+
+    good, bad = 0.0, max(2.0, 500 / alone.p50_ms)
+    while is_well(bad) and not evidence[-1].is_generator_limited:
+        good, bad = bad, 2 * bad
+    for _ in range(refinements if good else refinements + 2):
+        middle = (good + bad) / 2
+        good, bad = (middle, bad) if is_well(middle) else (good, middle)
+    held = [one for one in evidence if one.plan.peak_rps == good]
+    return Knee(good, held[-1].p95_ms if held else math.nan, alone.p50_ms, limit, tuple(evidence))
+
+
+def holds(report: LoadReport, limit_ms: float) -> bool:
+    """Tell whether a target was equal to a load: at least 99 % answered, the 95th percentile within the limit."""
+    return report.success_rate >= 0.99 and report.p95_ms <= limit_ms
