@@ -10,6 +10,7 @@ OpslibError                what happened, and a hint that says what to do
 ├── AwsError               AWS refused or failed; carries the service's own words
 │   ├── TrainingFailed     a training or tuning job ended as Failed or Stopped
 │   ├── EndpointFailed     an endpoint did not come into service
+│   ├── DeploymentRolledBack  an endpoint's new model was taken back, and the old one serves
 │   └── FunctionFailed     a Lambda function failed or answered with an error
 └── RehearsalError         the local AWS cannot start, or was asked for something it cannot rehearse
 """
@@ -66,6 +67,10 @@ class TrainingFailed(AwsError):
 
 class EndpointFailed(AwsError):
     """An endpoint did not come into service, or its model answered with an error."""
+
+
+class DeploymentRolledBack(AwsError):
+    """An endpoint's new model was taken back, and the old one serves; the message holds SageMaker's reason."""
 
 
 class FunctionFailed(AwsError):

@@ -17,6 +17,7 @@ from opslib.aws.functions import delete_function, function_exists, list_function
 from opslib.aws.instances import delete_instance, instance_exists, list_instances
 from opslib.aws.ledger import RUN_TAG
 from opslib.aws.logs import delete_log_group, endpoint_group, function_group, list_log_groups
+from opslib.aws.monitoring import alarm_exists, delete_alarm, list_alarms
 from opslib.aws.roles import (
     ROLE_PATH,
     delete_instance_profile,
@@ -24,6 +25,7 @@ from opslib.aws.roles import (
     instance_profile_exists,
     list_instance_profiles,
 )
+from opslib.aws.scaling import delete_scaling, list_targets, target_exists
 from opslib.aws.session import client
 from opslib.aws.storage import delete_prefix, list_objects, split_uri
 from opslib.aws.training import delete_training, training_exists
@@ -100,6 +102,8 @@ KINDS: dict[str, Kind] = {
         _lists("list_training_jobs", "TrainingJobSummaries", "TrainingJobName"),
     ),
     "function": Kind(delete_function, function_exists, list_functions),
+    # before the endpoint, which it would go on to scale; its policies and their alarms go with it
+    "scalable-target": Kind(delete_scaling, target_exists, list_targets),
     # alone: what the run's endpoint was given later may be somebody else's
     "endpoint": Kind(delete_endpoint_alone, endpoint_exists, _lists("list_endpoints", "Endpoints", "EndpointName")),
     "endpoint-config": Kind(
@@ -108,6 +112,7 @@ KINDS: dict[str, Kind] = {
         _lists("list_endpoint_configs", "EndpointConfigs", "EndpointConfigName"),
     ),
     "model": Kind(delete_model, model_exists, _lists("list_models", "Models", "ModelName")),
+    "alarm": Kind(delete_alarm, alarm_exists, list_alarms),
     "log-group": Kind(delete_log_group, lambda name: name in list_log_groups(name), _find_log_groups),
     "instance-profile": Kind(delete_instance_profile, instance_profile_exists, list_instance_profiles),
     "role": Kind(delete_role, _role_exists, _find_roles),
@@ -151,6 +156,8 @@ def parse_arn(arn: str) -> tuple[str, str]:
         return "log-group", resource.split(":")[1]
     if service == "lambda" and resource.startswith("function:"):
         return "function", resource.split(":")[1]
+    if service == "cloudwatch" and resource.startswith("alarm:"):
+        return "alarm", resource.partition(":")[2]
     kind, _, name = resource.partition("/")
     if service == "ec2" and kind == "instance":
         return "instance", name
