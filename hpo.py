@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from opslib.bundle import backbone_requirements, copy_bundle
+from opslib.bundle import backbone_requirements, copy_serving_code
 from opslib.errors import ConfigurationError, HostLost, OpslibError
 from opslib.specs import TrainingSpec
 
@@ -131,18 +131,22 @@ def write_report(trained: "TrainedModel", spec: TrainingSpec, output_dir: Path) 
 def write_results(trained: "TrainedModel", spec: TrainingSpec, model_dir: Path, output_dir: Path) -> None:
     """Write report.json, and a model folder that can be deployed as it is."""
     from opslib.vision.artifact import ModelDescription, save_artifact
+    from opslib.vision.exporting import export_classifier
 
     write_report(trained, spec, output_dir)
+    transform = trained.backbone.transform
+    export = export_classifier(model_dir, trained.classifier, transform)
     description = ModelDescription(
-        spec.backbone, trained.photos.classes, trained.backbone.transform, trained.metrics, asdict(spec)
+        spec.backbone,
+        trained.photos.classes,
+        transform,
+        trained.metrics,
+        asdict(spec),
+        export.to_dict() if export else None,
     )
     save_artifact(model_dir, trained.classifier, description)
     # The model carries its own code, so that model.tar.gz can be deployed as the job left it.
-    copy_bundle(
-        model_dir / "code",
-        scripts=("inference.py",),
-        requirements=backbone_requirements(spec.backbone, pretrained=False),
-    )
+    copy_serving_code(model_dir, backbone_requirements(spec.backbone, pretrained=False))
     _print_line(f"model in {model_dir}, metrics in {output_dir}")
 
 

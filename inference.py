@@ -17,13 +17,13 @@ from pathlib import Path
 
 import torch
 
-from opslib.vision.artifact import LoadedModel, load_artifact
+from opslib.vision.artifact import load_artifact
 from opslib.vision.decoding import PhotoDecodingError, decode_photo
 from opslib.vision.fetching import fetch_photo
-from opslib.vision.folding import fold_batch_norm
 from opslib.vision.refusals import RequestError
+from opslib.vision.serving import Scorer, build_scorer
 from opslib.vision.settings import url_hosts
-from opslib.vision.transforms import evaluation_transform
+from opslib.vision.transforms import TransformSpec, evaluation_pixels
 
 JSON = "application/json"
 VERBOSE = "application/json;verbose"
@@ -47,8 +47,17 @@ class Prediction:
     classes: Sequence[str]
 
 
-def model_fn(model_dir: str) -> LoadedModel:
-    """Load the model once, when the server starts; nothing is downloaded.
+@dataclass(frozen=True)
+class ServedModel:
+    """What computes the scores, the classes in their order, and what a photo is turned into."""
+
+    scorer: Scorer
+    classes: Sequence[str]
+    transform: TransformSpec
+
+
+def model_fn(model_dir: str) -> ServedModel:
+    """Load the model once, when the server starts, and warm it up; nothing is downloaded.
 
     Raises:
         ArtifactError: The folder holds no model of ours.
@@ -56,8 +65,7 @@ def model_fn(model_dir: str) -> LoadedModel:
     """
     url_hosts(os.environ)  # a wrong setting must stop the server, not every request
     model = load_artifact(Path(model_dir), "cuda" if torch.cuda.is_available() else "cpu")
-    model.classifier.backbone = fold_batch_norm(model.classifier.backbone, model.transform.size)
-    return model
+    return ServedModel(build_scorer(model, Path(model_dir)), model.classes, model.transform)
 
 
 def input_fn(request_body: bytes | bytearray | str, content_type: str) -> bytes:
@@ -80,8 +88,8 @@ def input_fn(request_body: bytes | bytearray | str, content_type: str) -> bytes:
     raise RequestError(415, f"content type {content_type!r} is not served; send one of {served}")
 
 
-def predict_fn(input_data: bytes, model: LoadedModel) -> Prediction:
-    """Decode one photo and return its raw scores.
+def predict_fn(input_data: bytes, model: ServedModel) -> Prediction:
+    """Decode one photo and return its raw scores; any number of threads may do so at once.
 
     Raises:
         RequestError: The bytes are no photo that we decode (400, 413, 415).
@@ -90,10 +98,8 @@ def predict_fn(input_data: bytes, model: LoadedModel) -> Prediction:
         photo = decode_photo(input_data, shortest_side=model.transform.decoded_side)
     except PhotoDecodingError as error:
         raise RequestError(error.status_code, error.message) from error
-    view = evaluation_transform(model.transform)(photo).unsqueeze(0)
-    with torch.inference_mode():
-        scores = model.classifier(view.to(device=model.device, memory_format=torch.channels_last))
-    return Prediction(scores[0].tolist(), model.classes)
+    pixels = evaluation_pixels(model.transform)(photo)
+    return Prediction(model.scorer.scores(pixels), model.classes)
 
 
 def output_fn(prediction: Prediction, accept: str) -> tuple[str, str]:

@@ -20,6 +20,7 @@ _TORCHVISION_MODEL = re.compile(
     r"|squeezenet1_[01]|swin_(v2_)?[tsb]|vgg(11|13|16|19)(_bn)?|vit_([bl]_(16|32)|h_14)|wide_resnet(50|101)_2"
 )
 
+_RAY_FILES = ("deployment.py", "config.yaml")
 _SHIPPED_MODULES = ("__init__.py", "errors.py", "specs.py", "bundle.py")
 _SHIPPED_PACKAGE = "vision"
 
@@ -52,6 +53,19 @@ def copy_bundle(destination: Path, *, scripts: tuple[str, ...], requirements: tu
         shutil.copyfile(package / name, copy / name)
     if requirements:
         (destination / "requirements.txt").write_text("\n".join(requirements) + "\n", encoding="utf-8")
+
+
+def copy_serving_code(model_dir: Path, requirements: tuple[str, ...]) -> None:
+    """Put beside a model what AWS's containers need to serve it: `code/` for each, two files more for Ray Serve.
+
+    Ray Serve's image reads config.yaml, which names deployment.py: aws.github.io/deep-learning-containers/ray.
+
+    Raises:
+        ConfigurationError: A script is not there.
+    """
+    copy_bundle(model_dir / "code", scripts=("inference.py", *_RAY_FILES), requirements=requirements)
+    for name in _RAY_FILES:
+        shutil.copyfile(model_dir / "code" / name, model_dir / name)
 
 
 def backbone_requirements(backbone: str, *, pretrained: bool = True) -> tuple[str, ...]:

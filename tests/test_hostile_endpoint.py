@@ -20,7 +20,7 @@ from opslib.aws.ledger import start_run
 from opslib.aws.predictions import Prediction, classify
 from opslib.aws.session import client
 from opslib.aws.sweeping import sweep
-from opslib.bundle import copy_bundle
+from opslib.bundle import copy_serving_code
 from opslib.specs import EndpointSpec, FunctionSpec
 from opslib.vision.artifact import ModelDescription, save_artifact
 from opslib.vision.backbones import build_backbone
@@ -39,7 +39,7 @@ def build_model(directory) -> bytes:
         backbone = build_backbone("shufflenet_v2_x0_5", pretrained=False)
         classifier = Classifier(backbone.module, build_head(backbone.features, len(CLASSES)))
     save_artifact(directory, classifier, ModelDescription(backbone.name, CLASSES, backbone.transform, {}, {}))
-    copy_bundle(directory / "code", scripts=("inference.py",))
+    copy_serving_code(directory, ())
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=1) as archive:
         archive.add(directory, arcname=".")

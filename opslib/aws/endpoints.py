@@ -38,6 +38,10 @@ __all__ = [
 
 FRAMEWORK_VERSION, PYTHON_VERSION = "2.6.0", "py312"
 """AWS's last PyTorch inference container (TorchServe)."""
+RAY_VERSION = "v1.1"
+"""Of AWS's Ray Serve container: aws.github.io/deep-learning-containers/ray/changelog."""
+_GPU_AMI = "al2-ami-sagemaker-inference-gpu-3-1"
+"""With the driver that the CUDA image of Ray Serve needs."""
 
 VARIANT = "AllTraffic"
 IN_SERVICE_SECONDS = 1800
@@ -139,6 +143,7 @@ def _create(run: Run, spec: EndpointSpec, name: str, undo: ExitStack, source: di
         instance_type=spec.instance_type,
         initial_instance_count=spec.instance_count,
         initial_variant_weight=1.0,
+        **({"inference_ami_version": _GPU_AMI} if spec.container == "ray" and _has_gpu(spec) else {}),
     )
     run.record("endpoint-config", name)
     resources.EndpointConfig.create(endpoint_config_name=name, production_variants=[variant], tags=tags, **where)
@@ -151,7 +156,7 @@ def _create(run: Run, spec: EndpointSpec, name: str, undo: ExitStack, source: di
 def _image(spec: EndpointSpec) -> str:
     from sagemaker.core import image_uris
 
-    return image_uris.retrieve(
+    pytorch = image_uris.retrieve(
         "pytorch",
         region=region(),
         version=FRAMEWORK_VERSION,
@@ -159,16 +164,25 @@ def _image(spec: EndpointSpec) -> str:
         instance_type=spec.instance_type,
         image_scope="inference",
     )
+    if spec.container == "pytorch":
+        return pytorch
+    # The SDK does not know the Ray Serve images yet; they are in the registry of AWS's other containers.
+    return f"{pytorch.rpartition('/')[0]}/ray:serve-ml-sagemaker-{'cuda' if _has_gpu(spec) else 'cpu'}-{RAY_VERSION}"
+
+
+def _has_gpu(spec: EndpointSpec) -> bool:
+    return spec.instance_type.split(".")[1][0] in "gp"
 
 
 def _environment(spec: EndpointSpec) -> dict[str, str]:
     """Variables of AWS's PyTorch container: which script holds the four functions, and where it was unpacked."""
-    variables = {
+    pytorch = {
         "SAGEMAKER_PROGRAM": "inference.py",
         "SAGEMAKER_SUBMIT_DIRECTORY": "/opt/ml/model/code",
         "SAGEMAKER_CONTAINER_LOG_LEVEL": "20",
         "SAGEMAKER_REGION": region(),
     }
+    variables = pytorch if spec.container == "pytorch" else {}
     return variables | ({"OPSLIB_URL_HOSTS": ",".join(spec.url_hosts)} if spec.url_hosts else {})
 
 

@@ -109,7 +109,7 @@ def execution_statements(place: Place, bucket: str, prefix: str) -> list[Stateme
         + log_statements(place, "/aws/sagemaker/TrainingJobs", create_group=True)
         + log_statements(place, "/aws/sagemaker/Endpoints/*", create_group=True)
         + metric_statements("/aws/sagemaker/*")
-        + image_statements(place, ("pytorch-training", "pytorch-inference"))
+        + image_statements(place, ("pytorch-training", "pytorch-inference", "ray"))
     )
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FRAMEWORK_VERSION, PYTHON_VERSION = "2.9.0", "py312"
 """AWS's PyTorch training container; the next one, 2.10, has Python 3.13 only."""
 
-SCRIPTS = ("hpo.py", "inference.py")
+SCRIPTS = ("hpo.py", "inference.py", "deployment.py", "config.yaml")
 CHECKPOINT_FOLDER = "/opt/ml/checkpoints"
 """Folder of a job that SageMaker copies to S3 while the job runs, and back before it starts."""
 

@@ -44,6 +44,7 @@ class ModelDescription:
     transform: TransformSpec
     metrics: Mapping[str, Any]
     training: Mapping[str, Any]
+    runtime: Mapping[str, Any] | None = None
 
 
 def save_artifact(directory: Path, classifier: Classifier, description: ModelDescription) -> None:
@@ -65,6 +66,7 @@ def save_artifact(directory: Path, classifier: Classifier, description: ModelDes
         "transform": description.transform.to_dict(),
         "metrics": dict(description.metrics),
         "training": dict(description.training),
+        "runtime": dict(description.runtime) if description.runtime else None,
         "versions": _versions(),
         "weights": {"file": WEIGHTS_FILE, "bytes": weights.stat().st_size, "sha256": _sha256(weights)},
     }

@@ -88,21 +88,10 @@ def _compute_by_torch(
 
 def _openvino_runtime(backbone: Backbone, workers: int) -> Runtime | None:
     """Return the backbone in OpenVINO, a stream of its own for each worker; None if it cannot be converted."""
-    import openvino
-
-    view = backbone.transform
-    try:
-        model = openvino.Core().read_model(_as_onnx(backbone.module, view.size))
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError):  # an operator that ONNX or OpenVINO does not have
+    content = as_onnx(backbone.module, backbone.transform.size)
+    compiled = compile_onnx(content, backbone.transform, threads=workers, streams=workers) if content else None
+    if compiled is None:
         return None
-    settings = {
-        "INFERENCE_NUM_THREADS": workers,
-        "NUM_STREAMS": workers,
-        "INFERENCE_PRECISION_HINT": "f32",
-        # Several processes on one machine would all be pinned to the same first cores.
-        "ENABLE_CPU_PINNING": False,
-    }
-    compiled = openvino.Core().compile_model(_from_pixels(model, view), "CPU", settings)
     requests = local()
 
     def compute(pixels: numpy.ndarray) -> torch.Tensor:
@@ -114,13 +103,44 @@ def _openvino_runtime(backbone: Backbone, workers: int) -> Runtime | None:
     return Runtime("openvino", "float32", 1, compute)
 
 
-def _as_onnx(module: nn.Module, size: int) -> bytes:
-    """Return the network as ONNX for one photo at a time; tracing takes a quarter of `convert_model`'s two seconds."""
+def compile_onnx(content: bytes, view: TransformSpec, *, threads: int, streams: int) -> Any:
+    """Return a network of `as_onnx` compiled by OpenVINO, from pixels to outputs; None if OpenVINO cannot.
+
+    Args:
+        content: The network.
+        view: Mean and standard deviation that are built into it.
+        threads: Cores to use in all.
+        streams: Photos that are computed at once; each has its share of the threads.
+    """
+    import openvino
+
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": streams,
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Several processes on one machine would all be pinned to the same first cores.
+        "ENABLE_CPU_PINNING": False,
+    }
+    core = openvino.Core()
+    try:
+        return core.compile_model(_from_pixels(core.read_model(content), view), "CPU", settings)
+    except RuntimeError:  # an operator that it does not have
+        return None
+
+
+def as_onnx(module: nn.Module, size: int) -> bytes:
+    """Return a network as ONNX for one photo at a time, or nothing when an operator of it is none of ONNX's.
+
+    Tracing takes a quarter of the two seconds of OpenVINO's own `convert_model`.
+    """
     content = io.BytesIO()
     with warnings.catch_warnings():
         # torch would rather have its other exporter used, which takes 3 s and needs one more package.
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, (torch.zeros(1, 3, size, size),), content, dynamo=False)
+        try:
+            torch.onnx.export(module, (torch.zeros(1, 3, size, size),), content, dynamo=False)
+        except (RuntimeError, torch.onnx.errors.OnnxExporterError):
+            return b""
     return content.getvalue()
 
 

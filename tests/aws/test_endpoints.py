@@ -21,7 +21,7 @@ JPEG = b"\xff\xd8\xff a photo"
 def test_an_endpoint_from_model_to_nothing(run, model_uri, tmp_path) -> None:
     looks: list[endpoints.EndpointProgress] = []
     role = roles.ensure_execution_role(run, run.name("data"))
-    spec = EndpointSpec(url_hosts=("example.org", "example.com"))
+    spec = EndpointSpec(url_hosts=("example.org", "example.com"), container="pytorch")
     name = deploy_model(run, spec, model_uri=model_uri, role=role, on_progress=looks.append)
     assert name == run.name("endpoint")
     assert looks[-1].status == "InService"
@@ -41,7 +41,7 @@ def test_an_endpoint_from_model_to_nothing(run, model_uri, tmp_path) -> None:
         classify(name, b"nonsense")
 
     with pytest.raises(ConfigurationError, match="already"):
-        deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, name=name)
+        deploy_model(run, EndpointSpec(container="pytorch"), model_uri=model_uri, role=role, name=name)
     endpoints.delete_endpoint(name)
     endpoints.delete_endpoint(name)
     assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
@@ -53,7 +53,7 @@ def test_a_model_that_does_not_load_leaves_nothing(run, model_uri) -> None:
     broken = put_model(run.name("data"), "broken.tar.gz", broken="yes")
     role = roles.ensure_execution_role(run, run.name("data"))
     with pytest.raises(EndpointFailed, match="did not come into service") as caught:
-        deploy_model(run, EndpointSpec(), model_uri=broken, role=role)
+        deploy_model(run, EndpointSpec(container="pytorch"), model_uri=broken, role=role)
     assert "this model is broken" in caught.value.message  # its own log lines
     assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
     assert list_log_groups(endpoint_group(run.name("endpoint"))) == []
@@ -63,7 +63,7 @@ def test_a_missing_model_leaves_nothing(run) -> None:
     bucket = storage.ensure_bucket(run)
     role = roles.ensure_execution_role(run, bucket)
     with pytest.raises(AwsError, match="there is no model"):
-        deploy_model(run, EndpointSpec(), model_uri=f"s3://{bucket}/none.tar.gz", role=role)
+        deploy_model(run, EndpointSpec(container="pytorch"), model_uri=f"s3://{bucket}/none.tar.gz", role=role)
     assert {found.kind for found in find_leftovers(run)} == {"bucket", "role"}
 
 
@@ -83,7 +83,7 @@ def test_a_model_that_fails_the_gate_is_refused_before_anything_is_made(run, fil
     bucket = storage.ensure_bucket(run)
     uri = put_archive(bucket, "refused.tar.gz", {"code/inference.py": INFERENCE, **files})
     with pytest.raises(ModelRefused, match=why):
-        deploy_model(run, EndpointSpec(), model_uri=uri, role="no role is needed to refuse")
+        deploy_model(run, EndpointSpec(container="pytorch"), model_uri=uri, role="no role is needed to refuse")
     assert {resource.kind for resource in run.resources()} == {"bucket"}
 
 
@@ -93,14 +93,14 @@ def test_bytes_that_are_no_archive_are_refused(run) -> None:
     for body in (b"", b"nonsense", whole[: len(whole) // 2]):
         client("s3").put_object(Bucket=bucket, Key="broken.tar.gz", Body=body)
         with pytest.raises(ModelRefused, match="not a whole tar"):
-            deploy_model(run, EndpointSpec(), model_uri=f"s3://{bucket}/broken.tar.gz", role="none")
+            deploy_model(run, EndpointSpec(container="pytorch"), model_uri=f"s3://{bucket}/broken.tar.gz", role="none")
 
 
 def test_the_gate_can_be_overruled(run) -> None:
     bucket = storage.ensure_bucket(run)
     theirs = put_archive(bucket, "theirs.tar.gz", {"code/inference.py": INFERENCE})
     role = roles.ensure_execution_role(run, bucket)
-    name = deploy_model(run, EndpointSpec(), model_uri=theirs, role=role, overrule_gate=True)
+    name = deploy_model(run, EndpointSpec(container="pytorch"), model_uri=theirs, role=role, overrule_gate=True)
     assert endpoints.endpoint_exists(name)
 
 
@@ -110,7 +110,7 @@ def test_an_interrupted_wait_leaves_nothing(run, model_uri) -> None:
 
     role = roles.ensure_execution_role(run, run.name("data"))
     with pytest.raises(KeyboardInterrupt):
-        deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, on_progress=interrupt)
+        deploy_model(run, EndpointSpec(container="pytorch"), model_uri=model_uri, role=role, on_progress=interrupt)
     assert not endpoints.endpoint_exists(run.name("endpoint"))
     assert not KINDS["model"].exists(run.name("endpoint"))
 
@@ -128,7 +128,7 @@ def test_a_name_that_is_somebody_elses_is_refused_and_survives_the_sweep(run, mo
         sagemaker.delete_model(ModelName=name)
         kind = "endpoint-config"
     with pytest.raises(ConfigurationError, match="already"):
-        deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, name=name)
+        deploy_model(run, EndpointSpec(container="pytorch"), model_uri=model_uri, role=role, name=name)
     sweep(run)
     assert KINDS[kind].exists(name)
     KINDS[kind].delete(name)
@@ -138,7 +138,7 @@ def test_a_log_group_of_a_former_endpoint_stays_as_it_is(run, model_uri) -> None
     name, logs = f"theirs-{new_token(8)}", client("logs")
     logs.create_log_group(logGroupName=endpoint_group(name))
     role = roles.ensure_execution_role(run, run.name("data"))
-    deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role, name=name)
+    deploy_model(run, EndpointSpec(container="pytorch"), model_uri=model_uri, role=role, name=name)
     assert sweep(run).leftovers == ()
     (group,) = logs.describe_log_groups(logGroupNamePrefix=endpoint_group(name))["logGroups"]
     assert "retentionInDays" not in group
@@ -147,7 +147,7 @@ def test_a_log_group_of_a_former_endpoint_stays_as_it_is(run, model_uri) -> None
 
 def test_a_name_that_is_too_long_is_refused(run) -> None:
     with pytest.raises(ConfigurationError, match="63"):
-        deploy_model(run, EndpointSpec(), model_uri="s3://b/k", role="r", name="x" * 64)
+        deploy_model(run, EndpointSpec(container="pytorch"), model_uri="s3://b/k", role="r", name="x" * 64)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ EVENT = {"image": base64.b64encode(PHOTO).decode()}
 
 def test_the_function_answers_as_its_endpoint_does(run, model_uri) -> None:
     role = roles.ensure_execution_role(run, run.name("data"))
-    endpoint = endpoints.deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role)
+    endpoint = endpoints.deploy_model(run, EndpointSpec(container="pytorch"), model_uri=model_uri, role=role)
     function_role = roles.ensure_function_role(run, endpoint)
     name = ensure_function(run, FunctionSpec(), endpoint_name=endpoint, role=function_role)
     reply = invoke_function(name, EVENT)

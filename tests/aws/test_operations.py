@@ -20,7 +20,7 @@ JPEG = b"\xff\xd8\xff a photo"
 @pytest.fixture
 def endpoint(run, model_uri) -> str:
     role = roles.ensure_execution_role(run, run.name("data"))
-    return endpoints.deploy_model(run, EndpointSpec(), model_uri=model_uri, role=role)
+    return endpoints.deploy_model(run, EndpointSpec(container="pytorch"), model_uri=model_uri, role=role)
 
 
 def test_load_is_sent_when_it_is_due_and_counted_whole(endpoint) -> None:

@@ -92,7 +92,7 @@ def test_what_cannot_be_asked_for_counts_as_left(run, monkeypatch) -> None:
 
 def test_everything_of_an_endpoint_is_found_by_name(run, model_uri) -> None:
     role = roles.ensure_execution_role(run, run.name("data"))
-    name = endpoints.deploy_model(run, endpoints.EndpointSpec(), model_uri=model_uri, role=role)
+    name = endpoints.deploy_model(run, endpoints.EndpointSpec(container="pytorch"), model_uri=model_uri, role=role)
     for kind in ("endpoint", "endpoint-config", "model"):
         assert KINDS[kind].find(run.name_prefix) == [name]
     shutil.rmtree(run.directory)

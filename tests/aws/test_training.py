@@ -49,7 +49,7 @@ def staged(monkeypatch) -> None:
     """Stage SCRIPT as hpo.py instead of the project's."""
 
     def stage(destination: Path, *, scripts: tuple[str, ...], requirements: tuple[str, ...]) -> None:
-        assert scripts == ("hpo.py", "inference.py")
+        assert scripts == ("hpo.py", "inference.py", "deployment.py", "config.yaml")
         assert requirements == ()
         destination.mkdir()
         (destination / "hpo.py").write_text(SCRIPT)

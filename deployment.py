@@ -1,0 +1,71 @@
+"""The four functions of inference.py as a Ray Serve application: AWS's Ray Serve container, or Ray on your machines.
+
+    serve run config.yaml                      # in the folder of the unpacked model.tar.gz
+    curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg http://127.0.0.1:8000/
+
+Photos are decoded and computed in threads, so that one replica keeps all its cores busy. When as many requests wait as
+can be answered in a second or two, further ones are answered 503 with Retry-After at once, instead of late.
+"""
+
+import asyncio
+import os
+import sys
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+
+MODEL_DIR = Path(os.environ.get("SM_MODEL_DIR") or Path(__file__).resolve().parent)
+sys.path.insert(0, str(MODEL_DIR / "code"))
+
+THREADS_PER_CORE = 2
+"""While one thread of a core computes, the other reads and decodes the next photo."""
+WAITING_PER_CORE = 32
+RETRY_AFTER_SECONDS = 1
+
+
+@serve.deployment(max_ongoing_requests=1024, ray_actor_options={"num_cpus": 1})
+class Classifier:
+    """Answers what is in a photo."""
+
+    def __init__(self) -> None:
+        """Load the model and warm it up; until then the application is not healthy."""
+        import inference  # beside the model: it is on the path only now
+        from opslib.vision.serving import serving_cores
+
+        cores = serving_cores()
+        self._functions = inference
+        self._model = inference.model_fn(str(MODEL_DIR))
+        self._pool = ThreadPoolExecutor(cores * THREADS_PER_CORE, thread_name_prefix="photo")
+        self._most = cores * (THREADS_PER_CORE + WAITING_PER_CORE)
+        self._under_way = 0
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one request with the status, the body and the type of what inference.py says."""
+        if self._under_way >= self._most:
+            return Response("too many requests wait", 503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
+        self._under_way += 1
+        try:
+            body = await request.body()
+            kind, accept = request.headers.get("content-type", ""), request.headers.get("accept", "*/*")
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, body, kind, accept)
+        finally:
+            self._under_way -= 1
+
+    def _answer(self, body: bytes, content_type: str, accept: str) -> Response:
+        functions = self._functions
+        try:
+            prediction = functions.predict_fn(functions.input_fn(body, content_type), self._model)
+            text, kind = functions.output_fn(prediction, accept)
+        except functions.RequestError as error:
+            return Response(error.message, error.status_code, media_type="text/plain")
+        except Exception:  # noqa: BLE001 - one request's failure is not the replica's
+            traceback.print_exc()
+            return Response("the model failed; its log says why", 500, media_type="text/plain")
+        return Response(text, headers={"content-type": kind})
+
+
+app = Classifier.bind()

@@ -1,0 +1,112 @@
+"""Scores from many threads at once, by OpenVINO and by torch, and the file that they come from."""
+
+import json
+import logging
+from concurrent.futures import ThreadPoolExecutor
+from queue import Empty, SimpleQueue
+
+import numpy
+import pytest
+import torch
+
+import inference
+from opslib.vision import exporting, serving
+from opslib.vision.artifact import ModelDescription, load_artifact, save_artifact
+from opslib.vision.backbones import build_backbone
+from opslib.vision.exporting import ONNX_FILE, export_classifier
+from opslib.vision.model import Classifier, build_head
+from opslib.vision.transforms import normalised
+
+CLASSES = ("a", "b", "c")
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exported")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = build_backbone("efficientnet_lite0")
+        classifier = Classifier(backbone.module, build_head(backbone.features, len(CLASSES))).eval()
+    export = export_classifier(directory, classifier, backbone.transform)
+    description = ModelDescription(backbone.name, CLASSES, backbone.transform, {}, {}, export.to_dict())
+    save_artifact(directory, classifier, description)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def photos():
+    return numpy.random.default_rng(1).integers(0, 256, (8, 256, 256, 3), dtype=numpy.uint8)
+
+
+@pytest.fixture(scope="module")
+def expected(model_dir, photos):
+    model = load_artifact(model_dir)
+    with torch.inference_mode():
+        return model.classifier(normalised(torch.from_numpy(photos), model.transform)).numpy()
+
+
+def test_the_export_says_what_it_is(model_dir):
+    runtime = json.loads((model_dir / "model.json").read_text())["runtime"]
+    assert (runtime["file"], runtime["engine"], runtime["precision"]) == (ONNX_FILE, "openvino", "float32")
+    assert 0 <= runtime["largest_difference"] < exporting.TOLERANCE
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_eight_threads_get_the_scores_of_their_own_photos(model_dir, photos, expected, engine):
+    model = load_artifact(model_dir)
+    scorer = serving.build_scorer(model, model_dir) if engine == "openvino" else serving.TorchScorer(model)
+    assert scorer.name == engine
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            found = numpy.array(list(pool.map(scorer.scores, photos)))
+            assert numpy.abs(found - expected).max() < 1e-3 * numpy.abs(expected).max()
+
+
+def test_torch_serves_where_openvino_is_not_installed(model_dir, monkeypatch, caplog):
+    find = serving.importlib.util.find_spec
+    monkeypatch.setattr(serving.importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    with caplog.at_level(logging.WARNING):
+        model = inference.model_fn(str(model_dir))
+    assert model.scorer.name == "torch"
+    assert [record.message for record in caplog.records if "openvino is not installed" in record.message]
+
+
+def test_a_file_that_is_no_network_is_not_fatal(model_dir, tmp_path, caplog):
+    (tmp_path / ONNX_FILE).write_bytes(b"not a network")
+    scorer = serving.build_scorer(load_artifact(model_dir), tmp_path)
+    assert scorer.name == "torch"
+    assert "cannot read" in caplog.text
+
+
+def test_nothing_is_exported_that_computes_something_else(model_dir, tmp_path, monkeypatch):
+    model = load_artifact(model_dir)
+    monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
+    assert export_classifier(tmp_path, model.classifier, model.transform) is None
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_reaches_the_one_who_asked(model_dir):
+    scorer = serving.TorchScorer(load_artifact(model_dir))
+    with pytest.raises(IndexError, match="Dimension"):
+        scorer.scores(numpy.zeros(2, dtype=numpy.uint8))
+    assert len(scorer.scores(numpy.zeros((256, 256, 3), dtype=numpy.uint8))) == len(CLASSES)
+
+
+def test_a_batch_is_what_comes_within_a_moment():
+    queue = SimpleQueue()
+    for item in range(5):
+        queue.put(item)
+
+    def following(seconds):
+        return queue.get(timeout=seconds)
+
+    assert serving.collect(queue.get, 3, 0.01, following) == [0, 1, 2]
+    assert serving.collect(queue.get, 3, 0.01, following) == [3, 4]
+    with pytest.raises(Empty):
+        queue.get(timeout=0.001)
+
+
+@pytest.mark.parametrize(("told", "cores"), [("1", 1), ("", None), ("nonsense", None), ("0", None)])
+def test_sagemaker_says_how_many_cores_there_are(monkeypatch, told, cores):
+    monkeypatch.setenv("SM_NUM_CPUS", told)
+    assert serving.serving_cores() == (cores or serving.usable_cores())
