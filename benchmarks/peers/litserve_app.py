@@ -1,0 +1,36 @@
+"""The reference's handler under LitServe: `python litserve_app.py PORT`, two workers."""
+
+import os
+import sys
+from typing import Any
+
+import litserve
+from fastapi import Request, Response
+from reference_handler import answer, model_fn
+
+
+class Classifier(litserve.LitAPI):
+    """LitServe's four steps."""
+
+    def setup(self, device: str) -> None:  # noqa: ARG002
+        """Load the model."""
+        self.model = model_fn(os.environ["BENCH_MODEL"])
+
+    async def decode_request(self, request: Request) -> bytes:
+        """Take the photo's bytes."""
+        return await request.body()
+
+    def predict(self, body: bytes) -> str:
+        """Answer."""
+        return answer(self.model, body)
+
+    def encode_response(self, output: Any) -> Response:
+        """Send JSON."""
+        return Response(output, media_type="application/json")
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(
+        Classifier(api_path="/invocations"), accelerator="cpu", workers_per_device=2, healthcheck_path="/ping"
+    )
+    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, num_api_servers=1)
