@@ -1,7 +1,6 @@
 import json
 import re
 from datetime import UTC, datetime
-from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -16,7 +15,7 @@ from tests.rehearsal.serving import make_role, until
 
 BOTH = [{"CaptureMode": "Input"}, {"CaptureMode": "Output"}]
 REPLY = ContainerReply(200, {"content-type": "application/json"}, b'{"class": "dog"}')
-VARIANT = SimpleNamespace(name="AllTraffic")
+VARIANT = "AllTraffic"
 
 
 def build(bucket: str, role: str, **config) -> DataCapture:

@@ -18,7 +18,6 @@ from typing import Any
 
 from opslib.rehearsal.calls import Call
 from opslib.rehearsal.endpoints.container_client import ContainerReply
-from opslib.rehearsal.endpoints.hosting import Variant
 from opslib.rehearsal.role_storage import RoleStorage, StorageRefused, split_uri
 
 logger = logging.getLogger(__name__)
@@ -48,13 +47,13 @@ class DataCapture:
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
 
-    def capture(self, call: Call, variant: Variant, reply: ContainerReply) -> None:
+    def capture(self, call: Call, variant_name: str, reply: ContainerReply) -> None:
         """Keep a request and its answer, if it falls into the sample; it is written to S3 later."""
         if self._random.random() >= self._share:
             return
         record = json.dumps(self._record(call, reply), ensure_ascii=False)
         with self._lock:
-            records = self._records.setdefault(variant.name, [])
+            records = self._records.setdefault(variant_name, [])
             records.append(record)
             if len(records) >= _FULL_RECORDS:
                 self._schedule(0.0)

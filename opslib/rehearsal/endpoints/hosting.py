@@ -5,16 +5,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from opslib.rehearsal.endpoints.container_client import ContainerReply
+from opslib.rehearsal.endpoints.data_capture import DataCapture
 from opslib.rehearsal.endpoints.instances import INVOCATION_SECONDS, ModelNotServing
 from opslib.rehearsal.endpoints.metrics import VariantMetrics
 from opslib.rehearsal.endpoints.model_data import ModelDataFailed
 from opslib.rehearsal.role_storage import RoleStorage
-
-if TYPE_CHECKING:
-    from opslib.rehearsal.endpoints.data_capture import DataCapture
 
 
 class HostingFailed(Exception):  # noqa: N818 - it becomes a FailureReason
@@ -108,7 +106,7 @@ class Hosting:
         storage: RoleStorage,
         *,
         shadows: Sequence[Variant] = (),
-        capture: "DataCapture | None" = None,
+        capture: DataCapture | None = None,
     ) -> None:
         """Take the variants and the S3 of the models' role; nothing is started yet."""
         self.variants: Mapping[str, Variant] = {variant.name: variant for variant in variants}

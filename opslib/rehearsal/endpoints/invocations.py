@@ -47,7 +47,7 @@ class Invocations:
                 mirror(call, hosting)
             reply = ask(call, variant, arrived=call.arrived)
             if hosting.capture and reply.status == 200:
-                hosting.capture.capture(call, variant, reply)
+                hosting.capture.capture(call, variant.name, reply)
         return _answer(call, variant, reply, limit)
 
 
