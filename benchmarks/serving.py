@@ -2,7 +2,7 @@
 
     python benchmarks/serving.py [--photos DIR] [--rounds 3] [--json FILE]
 
-Peers are installed from PyPI into an environment of their own (OPSLIB_BENCH_HOME, by default in the user's cache); one
+Peers are installed from PyPI into an environment of their own (BENCHMARK_PEERS_HOME, by default in the user's cache); one
 that cannot be installed or started is named and left out. Each has two workers where it can. Servers take turns in
 every round, so that a busy moment of the machine hits all. At concurrency 1 a request follows an answer; at 16 there
 are sixteen connections that do so. `bare` is our own decoding and OpenVINO in this process, without HTTP. The client is
@@ -199,7 +199,7 @@ STARTS: dict[str, Callable[[ExitStack, Path, Path, dict[str, str]], Server]] = {
 
 def start_peers(stack: ExitStack, model: Path, scratch: Path, photo: bytes) -> list[Server]:
     """Start every peer that can be had."""
-    home = Path(os.environ.get("OPSLIB_BENCH_HOME", Path.home() / ".cache" / "opslib" / "benchmark-peers"))
+    home = Path(os.environ.get("BENCHMARK_PEERS_HOME", Path.home() / ".cache" / "opslib" / "benchmark-peers"))
     variables = {"BENCH_MODEL": str(model), "BENCH_PEERS": str(PEERS), "PYTHONPATH": str(PEERS), "BENCH_THREADS": "1"}
     python, found = peer_python(home), []
     for name, start in STARTS.items():

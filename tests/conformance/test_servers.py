@@ -2,7 +2,7 @@
 
 They are installed from PyPI into environments of their own, which takes minutes, so these tests are run on demand:
 
-    OPSLIB_CONFORMANCE=~/.cache/opslib/conformance python -m pytest tests/conformance
+    CONFORMANCE_HOME=~/.cache/opslib/conformance python -m pytest tests/conformance
 """
 
 import json
@@ -30,8 +30,8 @@ from opslib.vision.exporting import export_classifier
 from opslib.vision.model import Classifier, build_head
 from tests.hostile import good_photo
 
-HOME = os.environ.get("OPSLIB_CONFORMANCE", "")
-pytestmark = pytest.mark.skipif(not HOME, reason="run on demand: set OPSLIB_CONFORMANCE to a folder for environments")
+HOME = os.environ.get("CONFORMANCE_HOME", "")
+pytestmark = pytest.mark.skipif(not HOME, reason="run on demand: set CONFORMANCE_HOME to a folder for environments")
 
 START_SECONDS = 180.0
 RAY = ("ray[serve]==2.55.*",)
@@ -134,3 +134,24 @@ def test_ray_serve(model_dir, expected) -> None:
     finally:
         config.write_text(text)
         subprocess.run([python, "-m", "ray.scripts.scripts", "stop", "--force"], check=False, capture_output=True)
+
+
+def test_aws_toolkit_over_multi_model_server(model_dir, expected, tmp_path) -> None:
+    """MMS is started by itself: the toolkit's own starter writes to /etc and listens on all addresses."""
+    python, port = environment("toolkit", TOOLKIT), free_port()
+    config, work = tmp_path / "mms.properties", tmp_path / "work"
+    work.mkdir()
+    lines = [f"{name}_address=http://127.0.0.1:{port}" for name in ("inference", "management")]
+    lines += ["default_workers_per_model=1", "decode_input_request=false", "load_models=ALL",
+              "default_service_handler=sagemaker_inference.default_handler_service"]  # fmt: skip
+    config.write_text("\n".join(lines) + "\n")
+    command = [python, "-m", "mms.model_server", "--start", "--foreground", "--mms-config", config]
+    command += ["--model-store", "/", "--models", f"model={model_dir}"]
+    variables = {
+        "PATH": f"{python.parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(model_dir / "code"),
+        "SAGEMAKER_BASE_DIR": str(model_dir.parent),
+        "TMPDIR": str(tmp_path),  # the number of its process goes there
+    }
+    with running(command, f"http://127.0.0.1:{port}/invocations", work, **variables):
+        check_answers(f"http://127.0.0.1:{port}/invocations", expected)
