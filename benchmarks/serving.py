@@ -2,8 +2,8 @@
 
     python benchmarks/serving.py [--photos DIR] [--rounds 3] [--json FILE]
 
-Peers are installed from PyPI into an environment of their own (BENCHMARK_PEERS_HOME, by default in the user's cache); one
-that cannot be installed or started is named and left out. Each has two workers where it can. Servers take turns in
+Peers are installed from PyPI into an environment of their own (BENCHMARK_PEERS_HOME, by default in the user's cache);
+a peer that cannot be installed or started is named and left out. Each has two workers where it can. Servers take turns in
 every round, so that a busy moment of the machine hits all. At concurrency 1 a request follows an answer; at 16 there
 are sixteen connections that do so. `bare` is our own decoding and OpenVINO in this process, without HTTP. The client is
 a thread for each connection in this process; its own cost is measured against a server that answers at once.

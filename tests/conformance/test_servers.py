@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -92,12 +92,16 @@ def running(command: list[object], url: str, cwd: Path, **variables: str) -> Ite
                 time.sleep(0.5)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        end(process)
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a process and its group, which may be gone already."""
+    for number, seconds in ((signal.SIGTERM, 20), (signal.SIGKILL, None)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
 
 
 def ask(url: str, body: bytes | None = None, accept: str = "application/json") -> bytes:
@@ -112,6 +116,14 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def free_port_for_mms() -> int:
+    """MMS takes port numbers for signed 16-bit integers."""
+    for port in range(23000, 32767):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise OSError("no port is free")
+
+
 def check_answers(url: str, expected: list[float]) -> None:
     (scores,) = json.loads(ask(url))
     assert scores == pytest.approx(expected, abs=1e-4)
@@ -119,7 +131,7 @@ def check_answers(url: str, expected: list[float]) -> None:
     assert verbose["scores"][0] == pytest.approx(expected, abs=1e-4)
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(url, b"not a photo")
-    assert refused.value.code == 400
+    assert refused.value.code == 415
 
 
 def test_ray_serve(model_dir, expected) -> None:
@@ -138,7 +150,7 @@ def test_ray_serve(model_dir, expected) -> None:
 
 def test_aws_toolkit_over_multi_model_server(model_dir, expected, tmp_path) -> None:
     """MMS is started by itself: the toolkit's own starter writes to /etc and listens on all addresses."""
-    python, port = environment("toolkit", TOOLKIT), free_port()
+    python, port = environment("toolkit", TOOLKIT), free_port_for_mms()
     config, work = tmp_path / "mms.properties", tmp_path / "work"
     work.mkdir()
     lines = [f"{name}_address=http://127.0.0.1:{port}" for name in ("inference", "management")]
