@@ -51,6 +51,7 @@ def build_parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
     add("--views", type=int, default=spec.views, help="views of each training photo (default %(default)s)")
     add("--seed", type=int, default=spec.seed, help="of the head, the order and the views (default %(default)s)")
     add("--unfreeze", type=int, default=spec.unfreeze, help="last stages to fine-tune (default %(default)s: frozen)")
+    add("--calibration_photos", type=int, default=spec.calibration_photos, help="for int8 (default %(default)s: none)")
     add("--backbone", default=spec.backbone, help="a torchvision or timm model (default %(default)s)")
     add("--weights", type=Path, help="state-dict file of the backbone, in place of a download")
     add("--num_workers", type=int, default=0, help="cores to use; 0: all of them (default %(default)s)")
@@ -132,10 +133,15 @@ def write_results(trained: "TrainedModel", spec: TrainingSpec, model_dir: Path, 
     """Write report.json, and a model folder that can be deployed as it is."""
     from opslib.vision.artifact import ModelDescription, save_artifact
     from opslib.vision.exporting import export_classifier
+    from opslib.vision.quantising import Calibration, quantise_export
 
     write_report(trained, spec, output_dir)
     transform = trained.backbone.transform
     export = export_classifier(model_dir, trained.classifier, transform)
+    if export and spec.calibration_photos:
+        photos = trained.photos.files
+        calibration = Calibration(photos["train"], photos["valid"], spec.calibration_photos)
+        export = quantise_export(model_dir, export, transform, calibration, _print_line)
     description = ModelDescription(
         spec.backbone,
         trained.photos.classes,

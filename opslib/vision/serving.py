@@ -22,7 +22,7 @@ import torch
 from opslib.vision.artifact import LoadedModel
 from opslib.vision.exporting import ONNX_FILE
 from opslib.vision.folding import fold_batch_norm
-from opslib.vision.runtimes import compile_onnx
+from opslib.vision.runtimes import compile_network
 from opslib.vision.threads import usable_cores
 from opslib.vision.transforms import normalised
 
@@ -62,15 +62,15 @@ def build_scorer(model: LoadedModel, directory: Path) -> Scorer:
 def _fast_scorer(model: LoadedModel, directory: Path) -> Scorer | None:
     """Return OpenVINO's scorer, or None when the artifact or this machine has not what it takes."""
     known = model.metadata.get("runtime") or {}
-    file = directory / ONNX_FILE
+    file = directory / Path(str(known.get("file", ONNX_FILE))).name
     if known.get("engine") != "openvino" or not file.is_file():
         return None
     if not importlib.util.find_spec("openvino"):
         logger.warning("openvino is not installed here: torch computes the scores, three times as slowly")
         return None
-    cores, content = serving_cores(), file.read_bytes()
-    alone = compile_onnx(content, model.transform, threads=cores, streams=1)
-    together = compile_onnx(content, model.transform, threads=cores, streams=cores) if cores > 1 else alone
+    cores, source = serving_cores(), file.read_bytes() if file.suffix == ".onnx" else file
+    alone = compile_network(source, model.transform, threads=cores, streams=1)
+    together = compile_network(source, model.transform, threads=cores, streams=cores) if cores > 1 else alone
     if alone is None or together is None:
         logger.warning("openvino cannot read %s: torch computes the scores, three times as slowly", file.name)
         return None
