@@ -19,7 +19,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 MODEL_DIR = Path(os.environ.get("SM_MODEL_DIR") or Path(__file__).resolve().parent)
-sys.path.insert(0, str(MODEL_DIR / "code"))
 
 THREADS_PER_CORE = 2
 """While one thread of a core computes, the other reads and decodes the next photo."""
@@ -33,7 +32,9 @@ class Classifier:
 
     def __init__(self) -> None:
         """Load the model and warm it up; until then the application is not healthy."""
-        import inference  # beside the model: it is on the path only now
+        # Ray hands the class by value to the replica's process, where this module itself never runs.
+        sys.path.insert(0, str(MODEL_DIR / "code"))
+        import inference
         from opslib.vision.serving import serving_cores
 
         cores = serving_cores()
