@@ -64,13 +64,20 @@ class Server:
     together_rps: list[float] = field(default_factory=list)
 
     def ask(self, connection: http.client.HTTPConnection, photo: bytes) -> bytes:
-        """Send a photo and return the answer."""
-        connection.request("POST", self.path, photo, {"Content-Type": "image/jpeg", "Accept": "application/json"})
-        response = connection.getresponse()
+        """Send a photo and return the answer; a connection that the server has closed meanwhile is opened again."""
+        try:
+            response = self._response(connection, photo)
+        except ConnectionError:
+            connection.close()
+            response = self._response(connection, photo)
         body = response.read()
         if response.status != 200:
             raise SystemExit(f"{self.name} answered {response.status}: {body[:300]!r}")
         return body
+
+    def _response(self, connection: http.client.HTTPConnection, photo: bytes) -> http.client.HTTPResponse:
+        connection.request("POST", self.path, photo, {"Content-Type": "image/jpeg", "Accept": "application/json"})
+        return connection.getresponse()
 
     def connect(self) -> http.client.HTTPConnection:
         """Open a connection."""

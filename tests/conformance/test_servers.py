@@ -86,7 +86,9 @@ def running(command: list[object], url: str, cwd: Path, **variables: str) -> Ite
             try:
                 ask(url)
                 break
-            except (OSError, urllib.error.URLError):
+            except OSError as error:
+                if isinstance(error, urllib.error.HTTPError):
+                    error.close()
                 assert process.poll() is None, log.read_text()[-3000:]
                 assert time.monotonic() < deadline, log.read_text()[-3000:]
                 time.sleep(0.5)
@@ -131,6 +133,7 @@ def check_answers(url: str, expected: list[float]) -> None:
     assert verbose["scores"][0] == pytest.approx(expected, abs=1e-4)
     with pytest.raises(urllib.error.HTTPError) as refused:
         ask(url, b"not a photo")
+    refused.value.close()
     assert refused.value.code == 415
 
 
