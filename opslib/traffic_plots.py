@@ -1,11 +1,17 @@
-"""Traffic and what follows from it as figures: plans side by side."""
+"""Traffic and what follows from it as figures: plans side by side, a scaling endpoint, latencies."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.figure import Figure
 
 from opslib.planning import PERIOD_SECONDS, InstanceCapacity, Plan
+
+if TYPE_CHECKING:
+    from opslib.aws.load import LoadReport
 
 TRAFFIC = "#8a94a6"
 POLICIES = ("#0b6e99", "#c8553d", "#5b8c5a", "#8d6a9f", "#b8860b")
@@ -39,6 +45,57 @@ def plan_comparison(plans: Mapping[str, Plan], capacity: InstanceCapacity) -> Fi
         axes.set_ylim(bottom=0)
         axes.legend(frameon=False, fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
+    plt.close(figure)  # otherwise the inline backend would show it a second time
+    return figure
+
+
+def scaling_story(
+    report: "LoadReport", looks: Sequence[tuple[datetime, int, int]], planned: Plan, *, begin: datetime, speed: float
+) -> Figure:
+    """Draw what came, how many instances there were, and how long answers took, in minutes of CloudWatch's clock.
+
+    Args:
+        report: of the load.
+        looks: time, instances in service, instances wanted (`scaling.InstanceWatch.looks`).
+        planned: what the planner says of the same traffic.
+        begin: CloudWatch's time when the load began.
+        speed: how many of its seconds pass in one of the wall, in which the load was sent; 1 on AWS.
+    """
+    figure, (above, middle, below) = plt.subplots(3, 1, figsize=(10, 7), sharex=True, layout="constrained")
+    minutes = report.due * speed / 60
+    width = max(1.0, report.plan.seconds * speed / 60 / 60)
+    edges = np.arange(0, minutes.max() + width, width)
+    counts, _ = np.histogram(minutes, edges)
+    above.stairs(counts / (width * 60 / speed), edges, fill=True, color=TRAFFIC, alpha=0.4)
+    above.set(ylabel="requests/s", title=f"{report.requests:,} requests, {report.success_rate:.2%} answered")
+    times = [(moment - begin).total_seconds() / 60 for moment, *_ in looks]
+    middle.step(times, [count for _, count, _ in looks], where="post", color=POLICIES[0], label="in service")
+    middle.step(times, [count for *_, count in looks], where="post", color=POLICIES[1], linestyle=":", label="wanted")
+    foreseen = [(time - planned.times[0]) / 60 for time in planned.times]
+    middle.step(foreseen, planned.instances, where="post", color=POLICIES[2], linewidth=1, label="planned")
+    middle.set(ylabel="instances")
+    middle.yaxis.get_major_locator().set_params(integer=True)
+    middle.legend(frameon=False, fontsize="small")
+    below.plot(minutes, report.latencies_ms, ".", color=POLICIES[0], markersize=2, alpha=0.4)
+    below.set(ylabel="latency in ms", yscale="log", xlabel="minutes of CloudWatch's clock")
+    for axes in (above, middle, below):
+        axes.spines[["top", "right"]].set_visible(False)
+    middle.set_ylim(bottom=0)
+    plt.close(figure)  # otherwise the inline backend would show it a second time
+    return figure
+
+
+def load_histogram(reports: "Mapping[str, LoadReport]") -> Figure:
+    """Draw how long answers took, each load by its name, on a logarithmic scale."""
+    figure, axes = plt.subplots(figsize=(10, 3.2), layout="constrained")
+    latencies = [report.latencies_ms for report in reports.values()]
+    edges = np.geomspace(max(0.1, min(map(np.min, latencies))), max(map(np.max, latencies)) * 1.01, 60)
+    for number, (name, report) in enumerate(reports.items()):
+        label = f"{name}: p50 {report.p50_ms:.0f} ms, p95 {report.p95_ms:.0f} ms, {report.success_rate:.1%} answered"
+        axes.hist(report.latencies_ms, edges, color=POLICIES[number % len(POLICIES)], alpha=0.5, label=label)
+    axes.set(xscale="log", xlabel="latency in ms, from the moment at which a request was due", ylabel="requests")
+    axes.legend(frameon=False, fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
     plt.close(figure)  # otherwise the inline backend would show it a second time
     return figure
 

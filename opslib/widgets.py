@@ -6,6 +6,7 @@ keep its last state, where a widget would leave nothing behind.
 
 import html
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -48,6 +49,25 @@ class EndpointProgress(Protocol):
     elapsed_seconds: float
 
 
+class LoadProgress(Protocol):
+    """What a look at a load tells (`opslib.aws.load.run_load`)."""
+
+    elapsed_seconds: float
+    seconds: float
+    requests: int
+    sent: int
+    counts: Counter[str]
+    recent_p95_ms: float
+
+
+class ShiftProgress(Protocol):
+    """What a look at an endpoint that changes its model tells (`opslib.aws.deployments.shift_model`)."""
+
+    status: str
+    stage: str
+    elapsed_seconds: float
+
+
 class _Line:
     """One line of the notebook, rewritten in place."""
 
@@ -58,6 +78,37 @@ class _Line:
         colour = _COLOURS.get(status, RUNNING)
         log = f"<br><code>{html.escape(log_line)}</code>" if log_line else ""
         self._display.update(HTML(f"<b style='color:{colour}'>{html.escape(status)}</b> · {html.escape(detail)}{log}"))
+
+
+def load_progress(*also: Callable[[Any], object]) -> Callable[[LoadProgress], None]:
+    """Return a callback that shows a load in place: how much is sent, what became of it, and how long answers take.
+
+    Args:
+        also: Called with each look, too, e.g. a `scaling.InstanceWatch`.
+    """
+    line = _Line()
+
+    def show(progress: LoadProgress) -> None:
+        outcomes = ", ".join(f"{count:,} {outcome}" for outcome, count in progress.counts.most_common())
+        status = "Completed" if progress.sent == progress.requests else "Sending"
+        elapsed = min(progress.elapsed_seconds, progress.seconds)
+        detail = f"{progress.sent:,} of {progress.requests:,} requests, {elapsed:.0f} of {progress.seconds:.0f} s"
+        line.write(status, f"{detail}: {outcomes or 'none is back yet'}; p95 {progress.recent_p95_ms:.0f} ms")
+        for callback in also:
+            callback(progress)
+
+    return show
+
+
+def shift_progress() -> Callable[[ShiftProgress], None]:
+    """Return a callback that shows in place how an endpoint changes its model."""
+    line = _Line()
+
+    def show(progress: ShiftProgress) -> None:
+        stage = f", {progress.stage}" if progress.stage else ""
+        line.write(progress.status, f"{progress.elapsed_seconds:.0f} s{stage}")
+
+    return show
 
 
 def upload_progress() -> Callable[[int, int], None]:

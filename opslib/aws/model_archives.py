@@ -1,7 +1,9 @@
-"""What a `model.tar.gz` in S3 says of itself, read on the way past and never unpacked to disk."""
+"""A `model.tar.gz` in S3: what it says of itself, and a copy of it with another file; nothing is unpacked to disk."""
 
+import io
 import json
 import tarfile
+import tempfile
 import zlib
 from typing import IO, Any
 
@@ -38,6 +40,45 @@ def model_metrics(model_uri: str) -> dict[str, Any]:
     if not isinstance(metrics, dict):
         raise ModelRefused(f"{DESCRIPTION_FILE} in {model_uri} holds no metrics to judge it by", hint=_HINT)
     return metrics
+
+
+def with_file(model_uri: str, name: str, content: bytes, *, key: str) -> str:
+    """Copy an archive with one file exchanged, e.g. another `code/inference.py` for the same weights; return its URI.
+
+    Args:
+        model_uri: The archive; it stays as it is.
+        name: The file's place in the archive.
+        content: What it holds from now on.
+        key: Where the copy goes in the same bucket.
+
+    Raises:
+        ModelRefused: it is no tar.gz, or has no such file.
+        AwsError: S3 refused.
+    """
+    bucket, source = split_uri(model_uri)
+    with explained(f"copying {model_uri}"), tempfile.TemporaryFile() as before, tempfile.TemporaryFile() as after:
+        client("s3").download_fileobj(bucket, source, before)
+        before.seek(0)
+        _exchange(before, after, name, content, model_uri)
+        after.seek(0)
+        client("s3").upload_fileobj(after, bucket, key)
+    return f"s3://{bucket}/{key}"
+
+
+def _exchange(before: IO[bytes], after: IO[bytes], name: str, content: bytes, model_uri: str) -> None:
+    found = False
+    try:
+        with tarfile.open(fileobj=before, mode="r:gz") as old, tarfile.open(fileobj=after, mode="w:gz") as new:
+            for member in old:
+                if member.isfile() and member.name.removeprefix("./") == name:
+                    member.size, found = len(content), True
+                    new.addfile(member, io.BytesIO(content))
+                else:
+                    new.addfile(member, old.extractfile(member) if member.isfile() else None)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise ModelRefused(f"{model_uri} is not a whole tar.gz: {error}", hint=_HINT) from error
+    if not found:
+        raise ModelRefused(f"{model_uri} holds no {name}", hint="name a file as `tar -tzf` lists it")
 
 
 def _description(body: IO[bytes], model_uri: str) -> bytes:

@@ -4,9 +4,11 @@ Source: docs.aws.amazon.com/sagemaker/latest/dg/endpoint-auto-scaling.html
 """
 
 import re
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from opslib.aws.endpoints import VARIANT
@@ -46,6 +48,53 @@ class ScalingActivity:
         """The number of instances that was asked for; None when nothing was scaled."""
         found = _COUNT.search(self.description)
         return int(found.group(1)) if found else None
+
+
+class InstanceWatch:
+    """Looks at how many instances a variant has, at most once a second, and keeps what it saw.
+
+    It can be the `on_progress` of `load.run_load`, whatever that tells it.
+
+    Attributes:
+        looks: CloudWatch's time, instances in service, and instances wanted, the oldest first.
+    """
+
+    def __init__(self, endpoint_name: str, variant: str = VARIANT, *, every_seconds: float = 1.0) -> None:
+        """Look at nothing yet."""
+        self.looks: list[tuple[datetime, int, int]] = []
+        self._names = endpoint_name, variant
+        self._every_seconds, self._looked = every_seconds, 0.0
+
+    def __call__(self, _progress: object = None) -> None:
+        """Look, unless the last look was a moment ago.
+
+        Raises:
+            AwsError: AWS refused.
+        """
+        if time.monotonic() - self._looked < self._every_seconds:
+            return
+        self._looked = time.monotonic()
+        endpoint_name, variant = self._names
+        with explained(f"looking at endpoint {endpoint_name}"):
+            reply = client("sagemaker").describe_endpoint(EndpointName=endpoint_name)
+        now = parsedate_to_datetime(reply["ResponseMetadata"]["HTTPHeaders"]["date"])
+        found = next(one for one in reply["ProductionVariants"] if one["VariantName"] == variant)
+        self.looks.append((now, found["CurrentInstanceCount"], found["DesiredInstanceCount"]))
+
+    def wait_for(self, instances: int, *, at_most_seconds: float) -> bool:
+        """Look on until so many instances are in service and no others wanted; return whether it came to that.
+
+        Args:
+            instances: How many.
+            at_most_seconds: How long to wait, on the wall.
+        """
+        deadline = time.monotonic() + at_most_seconds
+        while time.monotonic() < deadline:
+            self()
+            if self.looks[-1][1:] == (instances, instances):
+                return True
+            time.sleep(self._every_seconds)
+        return False
 
 
 def scalable_resource(endpoint_name: str, variant: str = VARIANT) -> str:

@@ -7,10 +7,11 @@ import pytest
 from opslib.aws import deployments, endpoints, load, monitoring, roles, scaling, storage
 from opslib.aws.inventory import KINDS
 from opslib.aws.ledger import Run
+from opslib.aws.model_archives import model_metrics, with_file
 from opslib.aws.predictions import classify
 from opslib.aws.session import client
 from opslib.aws.sweeping import find_leftovers, sweep
-from opslib.errors import AwsError, ConfigurationError, DeploymentRolledBack, OpslibError
+from opslib.errors import AwsError, ConfigurationError, DeploymentRolledBack, ModelRefused, OpslibError
 from opslib.specs import EndpointSpec, ScalingSpec, ShiftSpec
 from tests.aws.conftest import INFERENCE, put_model
 
@@ -131,3 +132,15 @@ def test_an_alarm_that_is_not_there_is_refused_before_anything_changes(run, endp
     with pytest.raises(AwsError, match="alarm"):
         deployments.shift_model(run, endpoint, model_uri=model_uri, shift=ShiftSpec(alarms=("nobody",)))
     assert [found.identifier for found in find_leftovers(run) if found.kind == "model"] == [endpoint]
+
+
+def test_a_copy_of_a_model_has_another_file_and_the_rest_as_it_was(run, model_uri) -> None:
+    spoiled = INFERENCE + "\ndef predict_fn(photo, model):\n    raise RuntimeError('spoiled')\n"
+    uri = with_file(model_uri, "code/inference.py", spoiled.encode(), key="spoiled.tar.gz")
+    assert model_metrics(uri) == model_metrics(model_uri)
+    role = roles.ensure_execution_role(run, run.name("data"))
+    name = endpoints.deploy_model(run, EndpointSpec(container="pytorch"), model_uri=uri, role=role)
+    with pytest.raises(AwsError, match="spoiled"):
+        classify(name, JPEG)
+    with pytest.raises(ModelRefused, match="holds no nothing"):
+        with_file(model_uri, "nothing", b"", key="x.tar.gz")
