@@ -14,6 +14,7 @@ import threading
 from functools import cache
 from types import TracebackType
 
+from moto.core.common_models import BaseModel
 from moto.core.config import default_user_config
 from moto.iam.access_control import PermissionResult
 from moto.moto_api._internal.models import moto_api_backend
@@ -152,8 +153,14 @@ def _undecided(_bucket: FakeBucket, _action: str, _resource: str) -> PermissionR
     return PermissionResult.NEUTRAL
 
 
+def _untracked(model: type, *_: object, **__: object) -> object:
+    """Stand in for moto's bookkeeping, which keeps every instance of every model for ever: each line of each log."""
+    return object.__new__(model)
+
+
 def _start(region: str, port: int, speed: float) -> Rehearsal:
     remove_orphaned_directories()
+    BaseModel.__new__ = _untracked  # type: ignore[method-assign]
     FakeBucket.get_permission = _undecided  # type: ignore[method-assign]
     default_user_config.setdefault("iam", {})["load_aws_managed_policies"] = True
     rehearsal = Rehearsal(region, port=port, speed=speed)
