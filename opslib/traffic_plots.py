@@ -36,7 +36,8 @@ def plan_comparison(plans: Mapping[str, Plan], capacity: InstanceCapacity) -> Fi
         taken = [count * capacity.max_rps for count in planned.instances]
         missed = f"{name}: {_share(planned)} over capacity"
         above.step(hours, taken, where="post", color=colour, linewidth=1.2, label=missed)
-        said = f"{name}: {planned.instance_hours:.1f} h, ${planned.dollars:.2f}"
+        price = f", ${planned.dollars:.2f}" if planned.dollars else ""
+        said = f"{name}: {planned.instance_hours:.1f} instance hours{price}"
         below.step(hours, planned.instances, where="post", color=colour, linewidth=1.6, label=said)
     above.set(ylabel="requests/s", title="traffic, and what the instances in service take")
     below.set(ylabel="instances", xlabel="hours")
@@ -80,7 +81,7 @@ def scaling_story(
     below.set(ylabel="latency in ms", yscale="log", xlabel="minutes of CloudWatch's clock")
     for axes in (above, middle, below):
         axes.spines[["top", "right"]].set_visible(False)
-    middle.set_ylim(bottom=0)
+    middle.set(ylim=(0, None), xlim=(0, max(times[-1], minutes.max()) + 1))
     plt.close(figure)  # otherwise the inline backend would show it a second time
     return figure
 

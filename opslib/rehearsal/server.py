@@ -14,9 +14,9 @@ import threading
 from functools import cache
 from types import TracebackType
 
-from moto.core.common_models import BaseModel
 from moto.core.config import default_user_config
 from moto.iam.access_control import PermissionResult
+from moto.logs.models import LogEvent
 from moto.moto_api._internal.models import moto_api_backend
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from moto.s3.models import FakeBucket
@@ -154,13 +154,13 @@ def _undecided(_bucket: FakeBucket, _action: str, _resource: str) -> PermissionR
 
 
 def _untracked(model: type, *_: object, **__: object) -> object:
-    """Stand in for moto's bookkeeping, which keeps every instance of every model for ever: each line of each log."""
+    """Stand in for moto's bookkeeping, which keeps every line of every log for ever."""
     return object.__new__(model)
 
 
 def _start(region: str, port: int, speed: float) -> Rehearsal:
     remove_orphaned_directories()
-    BaseModel.__new__ = _untracked  # type: ignore[method-assign]
+    LogEvent.__new__ = _untracked  # type: ignore[method-assign]
     FakeBucket.get_permission = _undecided  # type: ignore[method-assign]
     default_user_config.setdefault("iam", {})["load_aws_managed_policies"] = True
     rehearsal = Rehearsal(region, port=port, speed=speed)
