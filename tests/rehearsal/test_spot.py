@@ -108,7 +108,7 @@ def running(job: Job) -> list[str]:
 
 
 def test_a_job_waits_for_instances_no_longer_than_asked(job):
-    job.create(StoppingCondition={"MaxRuntimeInSeconds": 3, "MaxWaitTimeInSeconds": 3})
+    job.create(StoppingCondition={"MaxRuntimeInSeconds": 8, "MaxWaitTimeInSeconds": 8})
     wait_until(lambda: running(job))
     command = [sys.executable, "-m", "opslib.rehearsal", "interrupt", job.name, "--away-seconds", "100"]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
