@@ -47,6 +47,8 @@ def container(monkeypatch) -> None:
         "ENDPOINT_NAME": "photos",
     }.items():
         monkeypatch.setenv(name, value)
+    # boto3's own session keeps the credentials that it saw first: these must not reach the tests that follow.
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
     monkeypatch.setattr(lambda_function, "_container", {})
 
 
