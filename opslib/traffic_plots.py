@@ -87,13 +87,14 @@ def scaling_story(
 
 
 def load_histogram(reports: "Mapping[str, LoadReport]") -> Figure:
-    """Draw how long answers took, each load by its name, on a logarithmic scale."""
+    """Draw how long answers took, each load by its name, on a logarithmic scale; what was refused is not drawn."""
     figure, axes = plt.subplots(figsize=(10, 3.2), layout="constrained")
-    latencies = [report.latencies_ms for report in reports.values()]
-    edges = np.geomspace(max(0.1, min(map(np.min, latencies))), max(map(np.max, latencies)) * 1.01, 60)
+    latencies = [report.answered_ms for report in reports.values()]
+    whole = np.concatenate([*latencies, [1.0]])  # a load of which nothing was answered has none
+    edges = np.geomspace(max(0.1, whole.min()), whole.max() * 1.01, 60)
     for number, (name, report) in enumerate(reports.items()):
         label = f"{name}: p50 {report.p50_ms:.0f} ms, p95 {report.p95_ms:.0f} ms, {report.success_rate:.1%} answered"
-        axes.hist(report.latencies_ms, edges, color=POLICIES[number % len(POLICIES)], alpha=0.5, label=label)
+        axes.hist(report.answered_ms, edges, color=POLICIES[number % len(POLICIES)], alpha=0.5, label=label)
     axes.set(xscale="log", xlabel="latency in ms, from the moment at which a request was due", ylabel="requests")
     axes.legend(frameon=False, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)

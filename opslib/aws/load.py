@@ -110,10 +110,14 @@ class LoadReport:
         """Answers per second of the plan."""
         return self.answered / self.plan.seconds
 
+    @property
+    def answered_ms(self) -> numpy.ndarray:
+        """The latencies of what was answered."""
+        return self.latencies_ms[numpy.array([outcome == ANSWERED for outcome in self.outcomes], dtype=bool)]
+
     def percentile_ms(self, percent: float) -> float:
         """Return a percentile of the latencies of what was answered; not a number when nothing was."""
-        answered = self.latencies_ms[numpy.array([outcome == ANSWERED for outcome in self.outcomes], dtype=bool)]
-        return float(numpy.percentile(answered, percent)) if len(answered) else math.nan
+        return float(numpy.percentile(self.answered_ms, percent)) if self.answered else math.nan
 
     @property
     def p50_ms(self) -> float:
@@ -232,11 +236,11 @@ def _collected(
 ) -> list[list[Any]]:
     rows: list[list[Any]] = []
 
-    def read(process: subprocess.Popen) -> None:
+    def read(process: subprocess.Popen, number: int) -> None:
         for line in process.stdout:
-            rows.extend(json.loads(line))
+            rows.extend([*row, number] for row in json.loads(line))
 
-    readers = [threading.Thread(target=read, args=(process,), daemon=True) for process in processes]
+    readers = [threading.Thread(target=read, args=(one, number), daemon=True) for number, one in enumerate(processes)]
     for process, reader in zip(processes, readers, strict=True):
         process.stdin.write(f"{begin!r}\n")
         process.stdin.flush()
@@ -249,18 +253,22 @@ def _collected(
 
 
 def _look(rows: Sequence[Sequence[Any]], elapsed: float, plan: LoadPlan, requests: int) -> LoadProgress:
-    recent = [1000 * (ended - due) for due, _, ended, outcome in rows[-500:] if outcome == ANSWERED]
+    recent = [1000 * (ended - due) for due, _, ended, outcome, _ in rows[-500:] if outcome == ANSWERED]
     p95 = float(numpy.percentile(recent, 95)) if recent else math.nan
-    counts = Counter(outcome for *_, outcome in rows)
+    counts = Counter(row[3] for row in rows)
     return LoadProgress(max(0.0, elapsed), plan.seconds, requests, len(rows), counts, p95)
 
 
 def _report(plan: LoadPlan, rows: Sequence[Sequence[Any]]) -> LoadReport:
     due, started, ended = (numpy.array([row[column] for row in rows], dtype=float) for column in range(3))
-    # A request that waits for one of the sender's threads waits for the target: those are late, too, but not ours.
-    under_way = numpy.searchsorted(numpy.sort(started), due) - numpy.searchsorted(numpy.sort(ended), due)
-    late = (started - due > LATE_SECONDS) & (under_way < _THREADS)
-    return LoadReport(plan, due, 1000 * (ended - due), tuple(row[3] for row in rows), float(late.mean()))
+    senders, late = numpy.array([row[4] for row in rows]), 0
+    for number in set(senders.tolist()):
+        own = senders == number
+        begun, done = numpy.sort(started[own]), numpy.sort(ended[own])
+        under_way = numpy.searchsorted(begun, due[own]) - numpy.searchsorted(done, due[own])
+        # A request that waits for a free thread waits for the target: it is late, too, but not the generator's fault.
+        late += int(((started - due)[own] > LATE_SECONDS)[under_way < _THREADS].sum())
+    return LoadReport(plan, due, 1000 * (ended - due), tuple(row[3] for row in rows), late / len(rows))
 
 
 @dataclass(frozen=True)
