@@ -107,7 +107,8 @@ def _create_config(run: Run, endpoint_name: str, name: str, model_uri: str, undo
     serving = sagemaker.describe_endpoint(EndpointName=endpoint_name)["EndpointConfigName"]
     (variant,) = sagemaker.describe_endpoint_config(EndpointConfigName=serving)["ProductionVariants"]
     model = sagemaker.describe_model(ModelName=variant["ModelName"])
-    container = {key: model["PrimaryContainer"][key] for key in ("Image", "Environment")} | {"ModelDataUrl": model_uri}
+    served = {key: value for key, value in model["PrimaryContainer"].items() if key in {"Image", "Environment"}}
+    container = {**served, "ModelDataUrl": model_uri}
     run.record("model", name)
     sagemaker.create_model(
         ModelName=name, PrimaryContainer=container, ExecutionRoleArn=model["ExecutionRoleArn"], Tags=run.tags
