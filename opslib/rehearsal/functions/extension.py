@@ -8,7 +8,7 @@ import base64
 import re
 import threading
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.functions.code import read_code, remove_code, unpack_code
+from opslib.rehearsal.functions.concurrency import Concurrency
 from opslib.rehearsal.functions.environment import FunctionEnvironment, FunctionVersion
 from opslib.rehearsal.functions.invocations import Invocations
 from opslib.rehearsal.functions.pool import FunctionPool
@@ -27,13 +28,7 @@ from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.site import Site
 
-ACCOUNT_CONCURRENCY = 1000
-"""Concurrent executions of an account and region, the default quota."""
-
 _MARKER = re.compile(r"[0-9]{1,9}")
-
-MIN_UNRESERVED_CONCURRENCY = 100
-"""What Lambda always keeps for the functions that reserve nothing."""
 
 
 class FunctionsExtension:
@@ -46,7 +41,8 @@ class FunctionsExtension:
         self._pools: dict[str, FunctionPool] = {}
         self._python: Path | None = None
         self._lock = threading.RLock()
-        self._invocations = Invocations(self._find, self._pool_of, self._limit_of)
+        self._concurrency = Concurrency(self._find)
+        self._invocations = Invocations(self._find, self._pool_of, self._concurrency)
         self.operations: dict[str, Operation] = {
             "lambda.CreateFunction": self.create_function,
             "lambda.GetFunction": self.get_function,
@@ -55,9 +51,7 @@ class FunctionsExtension:
             "lambda.UpdateFunctionCode": self.update_function_code,
             "lambda.UpdateFunctionConfiguration": self.update_function_configuration,
             "lambda.DeleteFunction": self.delete_function,
-            "lambda.PutFunctionConcurrency": self.put_function_concurrency,
-            "lambda.GetFunctionConcurrency": self.get_function_concurrency,
-            "lambda.DeleteFunctionConcurrency": self.delete_function_concurrency,
+            **self._concurrency.operations,
             **self._invocations.operations,
         }
 
@@ -149,28 +143,6 @@ class FunctionsExtension:
             pool.close()
         return {}
 
-    def put_function_concurrency(self, call: Call) -> dict[str, Any]:
-        """Reserve concurrency: the function has as much for itself, and no more."""
-        function, wanted = self._find(call), call.params["ReservedConcurrentExecutions"]
-        others = self._reserved(call.region) - (function.reserved_concurrency or 0)
-        if ACCOUNT_CONCURRENCY - others - wanted < MIN_UNRESERVED_CONCURRENCY:
-            raise ServiceError(
-                "InvalidParameterValueException",
-                "Specified ReservedConcurrentExecutions for function decreases account's UnreservedConcurrentExecution "
-                f"below its minimum value of [{MIN_UNRESERVED_CONCURRENCY}].",
-            )
-        function.reserved_concurrency = wanted
-        return {"ReservedConcurrentExecutions": wanted}
-
-    def get_function_concurrency(self, call: Call) -> dict[str, Any]:
-        """Return the reserved concurrency; nothing when none is reserved."""
-        return {"ReservedConcurrentExecutions": self._find(call).reserved_concurrency}
-
-    def delete_function_concurrency(self, call: Call) -> dict[str, Any]:
-        """Reserve nothing any more."""
-        self._find(call).reserved_concurrency = None
-        return {}
-
     def _names(self, call: Call) -> set[str]:
         return {one.function_name for one in lambda_backends[ACCOUNT_ID][call.region].list_functions()}
 
@@ -247,21 +219,6 @@ class FunctionsExtension:
             self._build_pool(function, function.code_bytes)
             pool = self._pools[_key(function)]
         return pool
-
-    def _limit_of(self, call: Call, function: LambdaFunction) -> int:
-        """Return how many environments of this version may be busy: what the others in its share leave."""
-        latest = lambda_backends[ACCOUNT_ID][call.region].get_function(function.function_name)
-        with self._lock:
-            busy = {key: pool.busy for key, pool in self._pools.items() if key != _key(function)}
-        if latest.reserved_concurrency is not None:
-            return latest.reserved_concurrency - sum(count for key, count in busy.items() if _of(key, function))
-        in_region = sum(count for key, count in busy.items() if key.startswith(f"{call.region}/"))
-        return ACCOUNT_CONCURRENCY - self._reserved(call.region) - in_region
-
-    @staticmethod
-    def _reserved(region: str) -> int:
-        functions: Iterable[LambdaFunction] = lambda_backends[ACCOUNT_ID][region].list_functions()
-        return sum(one.reserved_concurrency or 0 for one in functions)
 
 
 def _new_environment(function: LambdaFunction, version: FunctionVersion) -> FunctionEnvironment:

@@ -13,11 +13,15 @@ from typing import Any
 from moto.awslambda.models import LambdaFunction
 
 from opslib.rehearsal.calls import Call, Operation, ServiceError
+from opslib.rehearsal.functions.concurrency import Concurrency, Throttled
 from opslib.rehearsal.functions.environment import Outcome
-from opslib.rehearsal.functions.pool import FunctionPool, Throttled
+from opslib.rehearsal.functions.pool import FunctionPool
 
 MAX_PAYLOAD_BYTES = {"RequestResponse": 6_291_456, "DryRun": 6_291_456, "Event": 1_048_576}
 """Largest event, by invocation type."""
+
+RETRY_AFTER_THROTTLE_SECONDS = "0"
+"""What the Retry-After header of a throttled call says: Lambda names no time, an environment may be free at once."""
 
 RETRY_AFTER_SECONDS = (60.0, 120.0)
 """When a failed asynchronous invocation is tried again: after one minute, then after two more."""
@@ -30,12 +34,12 @@ class Invocations:
         self,
         find: Callable[[Call], LambdaFunction],
         pool_of: Callable[[LambdaFunction], FunctionPool],
-        limit_of: Callable[[Call, LambdaFunction], int],
+        concurrency: Concurrency,
     ) -> None:
-        """Take what finds a function, its environments and how many of them may be busy at once."""
+        """Take what finds a function, its environments and what bounds how many run at once."""
         self._find = find
         self._pool_of = pool_of
-        self._limit_of = limit_of
+        self._concurrency = concurrency
         self._stopping = threading.Event()
         self.operations: dict[str, Operation] = {"lambda.Invoke": self.invoke}
 
@@ -60,10 +64,10 @@ class Invocations:
     def _run(self, call: Call, function: LambdaFunction, pool: FunctionPool, payload: bytes) -> Outcome:
         decoded = _client_context(call.params.get("ClientContext", ""))
         try:
-            with pool.environment(self._limit_of(call, function)) as environment:
+            with self._concurrency.invocation(function), pool.environment() as environment:
                 return environment.invoke(call.request_id, payload, decoded)
         except Throttled as error:
-            raise _throttled(function) from error
+            raise _throttled(error) from error
 
     def _run_later(self, call: Call, function: LambdaFunction, payload: bytes) -> None:
         """Run an asynchronous event, twice more when the function fails; being throttled does not count."""
@@ -99,10 +103,10 @@ def _check_payload(payload: bytes, kind: str) -> None:
         raise ServiceError("InvalidRequestContentException", reason) from error
 
 
-def _throttled(function: LambdaFunction) -> ServiceError:
-    reserved = function.reserved_concurrency is not None
-    reason = "ReservedFunctionConcurrentInvocationLimitExceeded" if reserved else "ConcurrentInvocationLimitExceeded"
-    return ServiceError("TooManyRequestsException", "Rate Exceeded.", status=429, members={"Reason": reason})
+def _throttled(throttled: Throttled) -> ServiceError:
+    kind = "ReservedFunctionConcurrentInvocation" if throttled.is_reserved else "ConcurrentInvocation"
+    members = {"Reason": f"{kind}LimitExceeded", "retryAfterSeconds": RETRY_AFTER_THROTTLE_SECONDS}
+    return ServiceError("TooManyRequestsException", "Rate Exceeded.", status=429, members=members)
 
 
 def _reply(call: Call, function: LambdaFunction, outcome: Outcome) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The environments of a function version: reused while idle, added when all are busy, bounded by concurrency."""
+"""The environments of a function version: reused while idle, added when all are busy."""
 
 import threading
 import time
@@ -9,10 +9,6 @@ from opslib.rehearsal.functions.environment import FunctionEnvironment
 
 IDLE_SECONDS = 600.0
 """How long an environment is kept without an invocation; AWS does not document its own time."""
-
-
-class Throttled(Exception):  # noqa: N818 - it becomes TooManyRequestsException
-    """Every environment that the reserved concurrency allows is busy."""
 
 
 class FunctionPool:
@@ -26,19 +22,10 @@ class FunctionPool:
         self._closed = False
         self._lock = threading.Lock()
 
-    @property
-    def busy(self) -> int:
-        """The number of invocations that run now."""
-        return len(self._busy)
-
     @contextmanager
-    def environment(self, limit: int | None) -> Iterator[FunctionEnvironment]:
-        """Lend an environment for one invocation.
-
-        Raises:
-            Throttled: `limit` invocations run already.
-        """
-        environment = self._take(limit)
+    def environment(self) -> Iterator[FunctionEnvironment]:
+        """Lend an environment for one invocation; `Concurrency` bounds how many there are."""
+        environment = self._take()
         try:
             yield environment
         finally:
@@ -61,10 +48,8 @@ class FunctionPool:
         for environment in environments:
             environment.close()
 
-    def _take(self, limit: int | None) -> FunctionEnvironment:
+    def _take(self) -> FunctionEnvironment:
         with self._lock:
-            if limit is not None and len(self._busy) >= limit:
-                raise Throttled
             oldest = time.monotonic() - IDLE_SECONDS
             expired = [one for one in self._idle if one.last_used < oldest or one.has_exited]
             self._idle = [one for one in self._idle if one not in expired]

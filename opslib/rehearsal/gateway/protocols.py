@@ -246,8 +246,10 @@ def _json_error(service: str, error: ServiceError) -> Reply:
     fields = {"__type": error.code, "message": error.message, "Message": error.message, **error.members}
     if service == "lambda":
         fields = {"Type": "User" if error.status < 500 else "Service", "message": error.message, **error.members}
-    body = json.dumps(fields, default=str).encode()
-    return Reply(error.status, {"Content-Type": "application/json", "x-amzn-ErrorType": error.code}, body)
+    headers = {"Content-Type": "application/json", "x-amzn-ErrorType": error.code}
+    if "retryAfterSeconds" in fields:  # the one member of an error that the models place in a header
+        headers["Retry-After"] = str(fields.pop("retryAfterSeconds"))
+    return Reply(error.status, headers, json.dumps(fields, default=str).encode())
 
 
 def _error_fields(error: ServiceError) -> str:

@@ -1,0 +1,79 @@
+"""How many invocations run at once: reserved concurrency, the account's pool, and the client's retries."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from botocore.config import Config
+from botocore.exceptions import ClientError
+
+from tests.rehearsal.serving import until
+from tests.rehearsal.test_functions import functions, invoke, make_function  # noqa: F401 - fixtures
+
+CALLS, RESERVED = 40, 10
+
+GATED = """
+import os, time
+
+def handler(event, context):
+    began = time.monotonic()
+    if "gate" in event:
+        open(os.path.join(event["gate"], context.aws_request_id), "w").close()
+        while not os.path.exists(os.path.join(event["gate"], "open")) and context.get_remaining_time_in_millis() > 500:
+            time.sleep(0.01)
+    time.sleep(event.get("sleep", 0))
+    return {"pid": os.getpid(), "began": began, "ended": time.monotonic()}
+"""
+
+
+def test_ten_of_forty_run_and_the_others_are_throttled_until_their_client_tries_again(
+    functions,  # noqa: F811
+    make_function,  # noqa: F811
+    tmp_path,
+):
+    name = make_function(GATED, Timeout=60)
+    functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=RESERVED)
+    once = boto3.client("lambda", config=Config(retries={"total_max_attempts": 1}, max_pool_connections=CALLS))
+
+    def ask(_: int) -> dict:
+        try:
+            return invoke(once, name, {"gate": str(tmp_path)})["Payload"]
+        except ClientError as error:
+            return error.response
+
+    with ThreadPoolExecutor(CALLS) as threads:
+        asked = [threads.submit(ask, number) for number in range(CALLS)]
+        until(lambda: sum(one.done() for one in asked) == CALLS - RESERVED and len(list(tmp_path.iterdir())) == RESERVED)
+        (tmp_path / "open").touch()
+        replies = [one.result() for one in asked]
+    throttled = [reply for reply in replies if "Error" in reply]
+    assert len(throttled) == CALLS - RESERVED
+    for reply in throttled:
+        assert reply["Error"] == {"Code": "TooManyRequestsException", "Message": "Rate Exceeded."}
+        assert reply["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
+        assert reply["ResponseMetadata"]["HTTPStatusCode"] == 429
+        assert "retry-after" in reply["ResponseMetadata"]["HTTPHeaders"]
+    environments = {reply["pid"] for reply in replies if "pid" in reply}
+    assert len(environments) == RESERVED
+
+    patient = boto3.client("lambda", config=Config(max_pool_connections=CALLS))
+    with ThreadPoolExecutor(CALLS) as threads:
+        answers = list(threads.map(lambda _: invoke(patient, name, {"sleep": 0.2}), range(CALLS)))
+    assert any(answer["ResponseMetadata"]["RetryAttempts"] for answer in answers)
+    assert {answer["Payload"]["pid"] for answer in answers} <= environments
+    assert peak([answer["Payload"] for answer in answers]) <= RESERVED
+
+
+def peak(spans: list[dict]) -> int:
+    """Return how many of the spans overlap at most."""
+    return max(sum(one["began"] <= other["began"] < one["ended"] for one in spans) for other in spans)
+
+
+def test_a_hundred_stay_unreserved_and_reservations_do_not_touch_each_other(functions, make_function):  # noqa: F811
+    first, second = make_function(GATED), make_function(GATED)
+    functions.put_function_concurrency(FunctionName=first, ReservedConcurrentExecutions=900)
+    with pytest.raises(ClientError, match=r"UnreservedConcurrentExecution below its minimum value of \[100\]"):
+        functions.put_function_concurrency(FunctionName=second, ReservedConcurrentExecutions=1)
+    functions.put_function_concurrency(FunctionName=first, ReservedConcurrentExecutions=899)
+    functions.put_function_concurrency(FunctionName=second, ReservedConcurrentExecutions=1)
+    assert invoke(functions, second)["StatusCode"] == 200
