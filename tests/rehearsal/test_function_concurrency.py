@@ -1,6 +1,9 @@
 """How many invocations run at once: reserved concurrency, the account's pool, and the client's retries."""
 
+import base64
+import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import boto3
 import pytest
@@ -43,7 +46,8 @@ def test_ten_of_forty_run_and_the_others_are_throttled_until_their_client_tries_
 
     with ThreadPoolExecutor(CALLS) as threads:
         asked = [threads.submit(ask, number) for number in range(CALLS)]
-        until(lambda: sum(one.done() for one in asked) == CALLS - RESERVED and len(list(tmp_path.iterdir())) == RESERVED)
+        until(lambda: sum(one.done() for one in asked) == CALLS - RESERVED)
+        until(lambda: len(list(tmp_path.iterdir())) == RESERVED)
         (tmp_path / "open").touch()
         replies = [one.result() for one in asked]
     throttled = [reply for reply in replies if "Error" in reply]
@@ -53,6 +57,8 @@ def test_ten_of_forty_run_and_the_others_are_throttled_until_their_client_tries_
         assert reply["Reason"] == "ReservedFunctionConcurrentInvocationLimitExceeded"
         assert reply["ResponseMetadata"]["HTTPStatusCode"] == 429
         assert "retry-after" in reply["ResponseMetadata"]["HTTPHeaders"]
+    assert sums(name, "Throttles", "Sum") == CALLS - RESERVED
+    assert sums(name, "ConcurrentExecutions", "Maximum") == RESERVED
     environments = {reply["pid"] for reply in replies if "pid" in reply}
     assert len(environments) == RESERVED
 
@@ -62,6 +68,17 @@ def test_ten_of_forty_run_and_the_others_are_throttled_until_their_client_tries_
     assert any(answer["ResponseMetadata"]["RetryAttempts"] for answer in answers)
     assert {answer["Payload"]["pid"] for answer in answers} <= environments
     assert peak([answer["Payload"] for answer in answers]) <= RESERVED
+
+
+def sums(name: str, metric: str, statistic: str, **dimensions: str) -> float:
+    """Return a statistic of the last hour of a function's metric."""
+    named = [{"Name": key, "Value": value} for key, value in {"FunctionName": name, **dimensions}.items()]
+    now = datetime.now(UTC)
+    found = boto3.client("cloudwatch").get_metric_statistics(
+        Namespace="AWS/Lambda", MetricName=metric, Dimensions=named, Statistics=[statistic], Period=7200,
+        StartTime=now - timedelta(hours=2), EndTime=now + timedelta(hours=2),
+    )["Datapoints"]  # fmt: skip
+    return (max if statistic == "Maximum" else sum)(point[statistic] for point in found)
 
 
 def peak(spans: list[dict]) -> int:
@@ -77,3 +94,14 @@ def test_a_hundred_stay_unreserved_and_reservations_do_not_touch_each_other(func
     functions.put_function_concurrency(FunctionName=first, ReservedConcurrentExecutions=899)
     functions.put_function_concurrency(FunctionName=second, ReservedConcurrentExecutions=1)
     assert invoke(functions, second)["StatusCode"] == 200
+
+
+def test_invocations_are_measured(functions, make_function):  # noqa: F811
+    name = make_function("def handler(event, context): return 1 / event['n']")
+    functions.invoke(FunctionName=name, Payload=b'{"n": 1}')
+    functions.invoke(FunctionName=name, Payload=b'{"n": 0}', Qualifier="$LATEST")
+    tail = base64.b64decode(functions.invoke(FunctionName=name, Payload=b'{"n": 2}', LogType="Tail")["LogResult"])
+    assert (sums(name, "Invocations", "Sum"), sums(name, "Errors", "Sum"), sums(name, "Throttles", "Sum")) == (3, 1, 0)
+    reported = float(re.search(rb"\tDuration: ([\d.]+) ms", tail)[1])
+    assert sums(name, "Duration", "Maximum") >= reported - 0.01
+    assert sums(name, "Invocations", "Sum", Resource=f"{name}:$LATEST") == 1

@@ -43,8 +43,8 @@ class Concurrency:
         }
 
     @contextmanager
-    def invocation(self, function: LambdaFunction) -> Iterator[None]:
-        """Count one invocation of any of a function's versions while the block runs.
+    def invocation(self, function: LambdaFunction) -> Iterator[int]:
+        """Count one invocation of any of a function's versions while the block runs; give how many run with it.
 
         Raises:
             Throttled: as many as may run already.
@@ -55,16 +55,12 @@ class Concurrency:
             if self._free(function.region, function.function_name, reserved) <= 0:
                 raise Throttled(is_reserved=reserved is not None)
             self._running[key] += 1
+            running = self._running[key]
         try:
-            yield
+            yield running
         finally:
             with self._lock:
                 self._running[key] -= 1
-
-    def running(self, region: str, name: str) -> int:
-        """Return how many invocations of a function run now."""
-        with self._lock:
-            return self._running[region, name]
 
     def put_function_concurrency(self, call: Call) -> dict[str, Any]:
         """Reserve concurrency: the function has as much for itself, and no more."""

@@ -55,11 +55,13 @@ class FunctionVersion:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How an invocation ended: the payload, X-Amz-Function-Error (or nothing) and the end of the log."""
+    """How an invocation ended: payload, X-Amz-Function-Error (or nothing), the end of the log, and how long it took."""
 
     payload: bytes
     function_error: str
     log_tail: bytes
+    duration_ms: float
+    """As in the REPORT line: without the initialisation."""
 
 
 class _Failed(Exception):  # noqa: N818 - it becomes a reply of Lambda's, never an error of ours
@@ -117,9 +119,10 @@ class FunctionEnvironment:
         except _Failed as failure:
             reply, function_error, status = failure.payload, "Unhandled", failure.status
             self._give_up(request_id, failure)
-        self._end(request_id, time.monotonic() - started, init_seconds, status)
+        duration_ms = 1000 * min(time.monotonic() - started, self.function.timeout_seconds)
+        self._end(request_id, duration_ms, init_seconds, status)
         self.last_used = time.monotonic()
-        return Outcome(reply, function_error, "".join(self._log).encode()[-TAIL_BYTES:])
+        return Outcome(reply, function_error, "".join(self._log).encode()[-TAIL_BYTES:], duration_ms)
 
     def close(self) -> None:
         """Kill the process and everything that it started, and remove the environment's files."""
@@ -222,11 +225,10 @@ class FunctionEnvironment:
             self._say(failure.log_line)
         self.close()
 
-    def _end(self, request_id: str, seconds: float, init_seconds: float, status: str) -> None:
+    def _end(self, request_id: str, milliseconds: float, init_seconds: float, status: str) -> None:
         if self.usable:
             self._measure(with_children=False)
             self._read_output(whole=True)
-        milliseconds = 1000 * min(seconds, self.function.timeout_seconds)
         fields = [
             f"REPORT RequestId: {request_id}",
             f"Duration: {milliseconds:.2f} ms",

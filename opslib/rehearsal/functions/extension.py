@@ -21,6 +21,7 @@ from opslib.rehearsal.functions.code import read_code, remove_code, unpack_code
 from opslib.rehearsal.functions.concurrency import Concurrency
 from opslib.rehearsal.functions.environment import FunctionEnvironment, FunctionVersion
 from opslib.rehearsal.functions.invocations import Invocations
+from opslib.rehearsal.functions.metrics import FunctionMetrics
 from opslib.rehearsal.functions.pool import FunctionPool
 from opslib.rehearsal.functions.runtime import build_runtime
 from opslib.rehearsal.functions.settings import check_settings, configuration, function_variables
@@ -42,7 +43,8 @@ class FunctionsExtension:
         self._python: Path | None = None
         self._lock = threading.RLock()
         self._concurrency = Concurrency(self._find)
-        self._invocations = Invocations(self._find, self._pool_of, self._concurrency)
+        self._metrics = FunctionMetrics(site.monitoring)
+        self._invocations = Invocations(self._find, self._pool_of, self._concurrency, self._metrics)
         self.operations: dict[str, Operation] = {
             "lambda.CreateFunction": self.create_function,
             "lambda.GetFunction": self.get_function,

@@ -15,6 +15,7 @@ from moto.awslambda.models import LambdaFunction
 from opslib.rehearsal.calls import Call, Operation, ServiceError
 from opslib.rehearsal.functions.concurrency import Concurrency, Throttled
 from opslib.rehearsal.functions.environment import Outcome
+from opslib.rehearsal.functions.metrics import FunctionMetrics, Target
 from opslib.rehearsal.functions.pool import FunctionPool
 
 MAX_PAYLOAD_BYTES = {"RequestResponse": 6_291_456, "DryRun": 6_291_456, "Event": 1_048_576}
@@ -35,11 +36,13 @@ class Invocations:
         find: Callable[[Call], LambdaFunction],
         pool_of: Callable[[LambdaFunction], FunctionPool],
         concurrency: Concurrency,
+        metrics: FunctionMetrics,
     ) -> None:
-        """Take what finds a function, its environments and what bounds how many run at once."""
+        """Take what finds a function, its environments and what bounds and measures them."""
         self._find = find
         self._pool_of = pool_of
         self._concurrency = concurrency
+        self._metrics = metrics
         self._stopping = threading.Event()
         self.operations: dict[str, Operation] = {"lambda.Invoke": self.invoke}
 
@@ -62,11 +65,17 @@ class Invocations:
         return _reply(call, function, self._run(call, function, pool, payload))
 
     def _run(self, call: Call, function: LambdaFunction, pool: FunctionPool, payload: bytes) -> Outcome:
-        decoded = _client_context(call.params.get("ClientContext", ""))
+        decoded, target = _client_context(call.params.get("ClientContext", "")), _target(call, function)
         try:
-            with self._concurrency.invocation(function), pool.environment() as environment:
-                return environment.invoke(call.request_id, payload, decoded)
+            with (
+                self._concurrency.invocation(function) as running,
+                self._metrics.invocation(target, running) as measured,
+            ):
+                with pool.environment() as environment:
+                    measured.outcome = environment.invoke(call.request_id, payload, decoded)
+                return measured.outcome
         except Throttled as error:
+            self._metrics.throttled(target)
             raise _throttled(error) from error
 
     def _run_later(self, call: Call, function: LambdaFunction, payload: bytes) -> None:
@@ -80,6 +89,12 @@ class Invocations:
                 wait = 1.0
             if wait is None or self._stopping.wait(wait):
                 return
+
+
+def _target(call: Call, function: LambdaFunction) -> Target:
+    """Return what the call names; a qualifier may also stand behind the name, as in `name:alias`."""
+    named = call.params["FunctionName"].partition(f"{function.function_name}:")[2]
+    return Target(function.region, function.function_name, call.params.get("Qualifier") or named)
 
 
 def _client_context(encoded: str) -> str:
