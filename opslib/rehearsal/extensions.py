@@ -13,6 +13,7 @@ from opslib.rehearsal.tuning.extension import TuningExtension
 def build_extensions(site: Site) -> list[Extension]:
     """Build every extension; they are stopped in the opposite order, tuning before the training that it uses."""
     training, endpoints = TrainingExtension(site), EndpointsExtension(site)
-    serving = [endpoints, TransformsExtension(site), ScalingExtension(site, [endpoints.capacities])]
-    others = [*serving, FunctionsExtension(site), InstancesExtension(site)]
+    functions = FunctionsExtension(site)
+    scaling = ScalingExtension(site, [endpoints.capacities, functions.capacities])
+    others = [endpoints, TransformsExtension(site), functions, scaling, InstancesExtension(site)]
     return [site.monitoring, training, TuningExtension(training), *others]

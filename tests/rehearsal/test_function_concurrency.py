@@ -62,7 +62,8 @@ def test_ten_of_forty_run_and_the_others_are_throttled_until_their_client_tries_
     environments = {reply["pid"] for reply in replies if "pid" in reply}
     assert len(environments) == RESERVED
 
-    patient = boto3.client("lambda", config=Config(max_pool_connections=CALLS))
+    retries = {"mode": "standard", "total_max_attempts": 10}  # the default of three can be too few for four rounds
+    patient = boto3.client("lambda", config=Config(retries=retries, max_pool_connections=CALLS))
     with ThreadPoolExecutor(CALLS) as threads:
         answers = list(threads.map(lambda _: invoke(patient, name, {"sleep": 0.2}), range(CALLS)))
     assert any(answer["ResponseMetadata"]["RetryAttempts"] for answer in answers)

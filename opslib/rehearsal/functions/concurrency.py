@@ -5,13 +5,14 @@ Sources: docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html and config
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.functions.metrics import Target
 
 ACCOUNT_CONCURRENCY = 1000
 """Concurrent executions of an account and region, the default quota."""
@@ -34,7 +35,9 @@ class Concurrency:
     def __init__(self, find: Callable[[Call], LambdaFunction]) -> None:
         """Take what finds the function of a call."""
         self._find = find
+        self._on_demand: Counter[tuple[str, str]] = Counter()
         self._running: Counter[tuple[str, str]] = Counter()
+        self._provisioned: dict[Target, int] = {}
         self._lock = threading.Lock()
         self.operations: dict[str, Operation] = {
             "lambda.PutFunctionConcurrency": self.put_function_concurrency,
@@ -43,31 +46,72 @@ class Concurrency:
         }
 
     @contextmanager
-    def invocation(self, function: LambdaFunction) -> Iterator[int]:
+    def invocation(self, function: LambdaFunction, *, is_provisioned: bool) -> Iterator[int]:
         """Count one invocation of any of a function's versions while the block runs; give how many run with it.
+
+        What is provisioned is set aside already, so that only the others are bounded.
 
         Raises:
             Throttled: as many as may run already.
         """
         key = (function.region, function.function_name)
         with self._lock:
-            reserved = reserved_concurrency(*key)
-            if self._free(function.region, function.function_name, reserved) <= 0:
+            reserved = _reservations(function.region).get(function.function_name)
+            if not is_provisioned and self._free(*key, reserved) <= 0:
                 raise Throttled(is_reserved=reserved is not None)
+            self._on_demand[key] += not is_provisioned
             self._running[key] += 1
             running = self._running[key]
         try:
             yield running
         finally:
             with self._lock:
+                self._on_demand[key] -= not is_provisioned
                 self._running[key] -= 1
+
+    def set_aside(self, target: Target, count: int) -> None:
+        """Set concurrency aside for what a version or alias has provisioned, in place of what it had.
+
+        Raises:
+            ServiceError: InvalidParameterValueException; it is more than the function or the account has.
+        """
+        with self._lock:
+            reservations = _reservations(target.region)
+            others = self._set_aside(target.region, target.name) - self._provisioned.get(target, 0)
+            reserved = reservations.get(target.name)
+            if reserved is None:
+                shared = self._shared_provisioned(target.region, reservations) - self._provisioned.get(target, 0)
+                left = ACCOUNT_CONCURRENCY - sum(reservations.values()) - shared - count
+                _require_unreserved(left, "ConcurrentExecutions")
+            elif others + count > reserved:
+                raise ServiceError(
+                    "InvalidParameterValueException",
+                    "Requested Provisioned Concurrency should not be greater than the reservedConcurrentExecution for "
+                    "function",
+                )
+            self._provisioned[target] = count
+
+    def give_back(self, target: Target) -> None:
+        """Set nothing aside any more for a version or alias."""
+        with self._lock:
+            self._provisioned.pop(target, None)
 
     def put_function_concurrency(self, call: Call) -> dict[str, Any]:
         """Reserve concurrency: the function has as much for itself, and no more."""
         function, wanted = self._find(call), call.params["ReservedConcurrentExecutions"]
         with self._lock:
-            others = sum(_reservations(call.region).values()) - (function.reserved_concurrency or 0)
-            require_unreserved(ACCOUNT_CONCURRENCY - others - wanted, "ReservedConcurrentExecutions")
+            reservations = _reservations(call.region)
+            reservations.pop(function.function_name, None)
+            provisioned = self._set_aside(call.region, function.function_name)
+            if wanted < provisioned:
+                raise ServiceError(
+                    "InvalidParameterValueException",
+                    f"ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned "
+                    f"concurrency [{provisioned}].",
+                )
+            shared = self._shared_provisioned(call.region, {**reservations, function.function_name: wanted})
+            left = ACCOUNT_CONCURRENCY - sum(reservations.values()) - shared - wanted
+            _require_unreserved(left, "ReservedConcurrentExecutions")
             function.reserved_concurrency = wanted
         return {"ReservedConcurrentExecutions": wanted}
 
@@ -82,25 +126,25 @@ class Concurrency:
 
     def _free(self, region: str, name: str, reserved: int | None) -> int:
         if reserved is not None:
-            return reserved - self._running[region, name]
+            return reserved - self._set_aside(region, name) - self._on_demand[region, name]
         reservations = _reservations(region)
         shared = sum(
-            count for (where, other), count in self._running.items() if where == region and other not in reservations
+            count for (where, other), count in self._on_demand.items() if where == region and other not in reservations
         )
-        return ACCOUNT_CONCURRENCY - sum(reservations.values()) - shared
+        provisioned = self._shared_provisioned(region, reservations)
+        return ACCOUNT_CONCURRENCY - sum(reservations.values()) - provisioned - shared
+
+    def _set_aside(self, region: str, name: str) -> int:
+        """Return what a function has provisioned in all."""
+        return sum(count for one, count in self._provisioned.items() if (one.region, one.name) == (region, name))
+
+    def _shared_provisioned(self, region: str, reservations: Mapping[str, int]) -> int:
+        """Return what is provisioned out of the account's pool: by the functions that reserve nothing."""
+        named = self._provisioned.items()
+        return sum(count for one, count in named if one.region == region and one.name not in reservations)
 
 
-def reserved_concurrency(region: str, name: str) -> int | None:
-    """Return what a function reserves; None: it shares the account's pool."""
-    return _reservations(region).get(name)
-
-
-def require_unreserved(left: int, setting: str) -> None:
-    """Refuse a setting that leaves too little for the functions that reserve nothing.
-
-    Raises:
-        ServiceError: InvalidParameterValueException, in Lambda's words.
-    """
+def _require_unreserved(left: int, setting: str) -> None:
     if left < MIN_UNRESERVED_CONCURRENCY:
         raise ServiceError(
             "InvalidParameterValueException",

@@ -51,6 +51,8 @@ class FunctionVersion:
     """The unpacked code; each environment makes a directory of its own beside it."""
     variables: Callable[[str], dict[str, str]] = field(repr=False)
     """Makes the variables from the log stream's name when an environment starts, because credentials expire."""
+    initialization_type: str = "on-demand"
+    """What the variable AWS_LAMBDA_INITIALIZATION_TYPE says; "provisioned-concurrency" for one that is kept ready."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,17 @@ class FunctionEnvironment:
         """Whether the process has ended by itself, or was killed, since the last invocation."""
         return self._process is not None and self._process.poll() is not None
 
+    def prepare(self) -> str:
+        """Initialise ahead of the first invocation; return Lambda's word for why not, nothing when it is ready."""
+        try:
+            reason = "" if self._initialise("") else "FUNCTION_ERROR_INIT_TIMEOUT"
+        except _Failed:
+            reason = "FUNCTION_ERROR_INIT_FAILURE"
+        self._read_output()
+        if reason:
+            self.close()
+        return reason
+
     def invoke(self, request_id: str, payload: bytes, client_context: str = "") -> Outcome:
         """Run the handler on one event and wait for what comes of it."""
         self._log = []
@@ -152,7 +165,12 @@ class FunctionEnvironment:
                 self.function.handler,
             ],
             env=self.function.variables(self._stream)
-            | {"AWS_LAMBDA_RUNTIME_API": self._api.address, "TMPDIR": str(temporary), "HOME": str(temporary)},
+            | {
+                "AWS_LAMBDA_INITIALIZATION_TYPE": self.function.initialization_type,
+                "AWS_LAMBDA_RUNTIME_API": self._api.address,
+                "TMPDIR": str(temporary),
+                "HOME": str(temporary),
+            },
             cwd=self.function.task_root,
         )
         ready = self._wait_for_message(request_id, time.monotonic() + INIT_SECONDS) is not None

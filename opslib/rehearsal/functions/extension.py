@@ -8,21 +8,25 @@ import base64
 import re
 import threading
 import uuid
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from moto.awslambda.exceptions import LambdaClientError
 from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.functions.aliases import Aliases
+from opslib.rehearsal.functions.capacities import FunctionCapacities
 from opslib.rehearsal.functions.code import read_code, remove_code, unpack_code
 from opslib.rehearsal.functions.concurrency import Concurrency
 from opslib.rehearsal.functions.environment import FunctionEnvironment, FunctionVersion
 from opslib.rehearsal.functions.invocations import Invocations
 from opslib.rehearsal.functions.metrics import FunctionMetrics
 from opslib.rehearsal.functions.pool import FunctionPool
+from opslib.rehearsal.functions.provisioning import Provisioning
+from opslib.rehearsal.functions.records import ask_moto, find_function
+from opslib.rehearsal.functions.runner import Runner
 from opslib.rehearsal.functions.runtime import build_runtime
 from opslib.rehearsal.functions.settings import check_settings, configuration, function_variables
 from opslib.rehearsal.identity import assume_role, require_passable_role
@@ -43,8 +47,11 @@ class FunctionsExtension:
         self._python: Path | None = None
         self._lock = threading.RLock()
         self._concurrency = Concurrency(self._find)
-        self._metrics = FunctionMetrics(site.monitoring)
-        self._invocations = Invocations(self._find, self._pool_of, self._concurrency, self._metrics)
+        metrics = FunctionMetrics(site.monitoring)
+        self._provisioning = Provisioning(self._pool_of, self._concurrency, metrics, site.clock)
+        runner = Runner(self._pool_of, self._concurrency, self._provisioning, metrics)
+        self._invocations = Invocations(self._find, runner)
+        self.capacities = FunctionCapacities(self._provisioning)
         self.operations: dict[str, Operation] = {
             "lambda.CreateFunction": self.create_function,
             "lambda.GetFunction": self.get_function,
@@ -54,12 +61,15 @@ class FunctionsExtension:
             "lambda.UpdateFunctionConfiguration": self.update_function_configuration,
             "lambda.DeleteFunction": self.delete_function,
             **self._concurrency.operations,
+            **self._provisioning.operations,
+            **Aliases(self._provisioning).operations,
             **self._invocations.operations,
         }
 
     def stop(self) -> None:
         """Kill every environment."""
         self._invocations.stop()
+        self._provisioning.stop()
         with self._lock:
             pools = list(self._pools.values())
             self._pools.clear()
@@ -78,7 +88,7 @@ class FunctionsExtension:
             if name in self._names(call):
                 raise ServiceError("ResourceConflictException", f"Function already exist: {name}", status=409)
             spec = {**call.params, "FunctionName": name, "Code": {"ZipFile": base64.b64encode(content).decode()}}
-            function = _with_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].create_function(spec))
+            function = ask_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].create_function(spec))
         function.state, function.last_update_status = "Pending", "Successful"
         created = configuration(function)
         self._prepare(function, content)
@@ -135,8 +145,9 @@ class FunctionsExtension:
         """Delete a function (or one version) and kill its environments."""
         function = self._find(call)
         qualifier = call.params.get("Qualifier")
+        self._provisioning.remove_all(call.region, function.function_name, qualifier)
         with self._lock:
-            _with_moto(
+            ask_moto(
                 lambda: lambda_backends[ACCOUNT_ID][call.region].delete_function(call.params["FunctionName"], qualifier)
             )
             doomed = [key for key in self._pools if key == _key(function) or (not qualifier and _of(key, function))]
@@ -149,8 +160,7 @@ class FunctionsExtension:
         return {one.function_name for one in lambda_backends[ACCOUNT_ID][call.region].list_functions()}
 
     def _find(self, call: Call) -> LambdaFunction:
-        name, qualifier = call.params["FunctionName"], call.params.get("Qualifier")
-        return _with_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].get_function(name, qualifier))
+        return find_function(call.region, call.params["FunctionName"], call.params.get("Qualifier"))
 
     def _updatable(self, call: Call) -> LambdaFunction:
         function = self._find(call)
@@ -200,7 +210,7 @@ class FunctionsExtension:
             task_root=task_root,
             variables=lambda stream: function_variables(function, stream, task_root, self._site.endpoint_url),
         )
-        return FunctionPool(lambda: _new_environment(function, version))
+        return FunctionPool(lambda kind: _new_environment(function, replace(version, initialization_type=kind)))
 
     def _runtime(self) -> Path:
         with self._lock:
@@ -238,14 +248,6 @@ def _require_active(function: LambdaFunction) -> None:
             f"{function.state}"
         )
         raise ServiceError("ResourceConflictException", message, status=409)
-
-
-def _with_moto(act: Callable[[], Any]) -> Any:
-    """Run what asks moto's records, with its errors turned into ours."""
-    try:
-        return act()
-    except LambdaClientError as error:
-        raise ServiceError(error.error_type, error.message, status=error.code) from error
 
 
 def _key(function: LambdaFunction) -> str:

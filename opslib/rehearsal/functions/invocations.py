@@ -13,10 +13,11 @@ from typing import Any
 from moto.awslambda.models import LambdaFunction
 
 from opslib.rehearsal.calls import Call, Operation, ServiceError
-from opslib.rehearsal.functions.concurrency import Concurrency, Throttled
+from opslib.rehearsal.functions.aliases import routed
+from opslib.rehearsal.functions.concurrency import Throttled
 from opslib.rehearsal.functions.environment import Outcome
-from opslib.rehearsal.functions.metrics import FunctionMetrics, Target
-from opslib.rehearsal.functions.pool import FunctionPool
+from opslib.rehearsal.functions.metrics import Target
+from opslib.rehearsal.functions.runner import Event, Runner
 
 MAX_PAYLOAD_BYTES = {"RequestResponse": 6_291_456, "DryRun": 6_291_456, "Event": 1_048_576}
 """Largest event, by invocation type."""
@@ -31,18 +32,10 @@ RETRY_AFTER_SECONDS = (60.0, 120.0)
 class Invocations:
     """The operations that run a function."""
 
-    def __init__(
-        self,
-        find: Callable[[Call], LambdaFunction],
-        pool_of: Callable[[LambdaFunction], FunctionPool],
-        concurrency: Concurrency,
-        metrics: FunctionMetrics,
-    ) -> None:
-        """Take what finds a function, its environments and what bounds and measures them."""
+    def __init__(self, find: Callable[[Call], LambdaFunction], runner: Runner) -> None:
+        """Take what finds a function, and what runs it."""
         self._find = find
-        self._pool_of = pool_of
-        self._concurrency = concurrency
-        self._metrics = metrics
+        self._runner = runner
         self._stopping = threading.Event()
         self.operations: dict[str, Operation] = {"lambda.Invoke": self.invoke}
 
@@ -55,35 +48,31 @@ class Invocations:
         kind = call.params.get("InvocationType", "RequestResponse")
         function, payload = self._find(call), call.params.get("Payload") or b"{}"
         _check_payload(payload, kind)
+        target = _target(call, function)
+        function = routed(function, target.qualifier)
         if kind == "DryRun":
             return {"StatusCode": 204, "ExecutedVersion": str(function.version)}
-        pool = self._pool_of(function)
+        context = _client_context(call.params.get("ClientContext", ""))
+        event = Event(function, target, call.request_id, payload, context)
         if kind == "Event":
-            arguments = (call, function, payload)
-            threading.Thread(target=self._run_later, args=arguments, name="async-invoke", daemon=True).start()
+            self._runner.pool_of(function)  # a function that is not ready refuses the event now
+            threading.Thread(target=self._run_later, args=(event,), name="async-invoke", daemon=True).start()
             return {"StatusCode": 202}
-        return _reply(call, function, self._run(call, function, pool, payload))
+        return _reply(call, function, self._run(event))
 
-    def _run(self, call: Call, function: LambdaFunction, pool: FunctionPool, payload: bytes) -> Outcome:
-        decoded, target = _client_context(call.params.get("ClientContext", "")), _target(call, function)
+    def _run(self, event: Event) -> Outcome:
         try:
-            with (
-                self._concurrency.invocation(function) as running,
-                self._metrics.invocation(target, running) as measured,
-            ):
-                with pool.environment() as environment:
-                    measured.outcome = environment.invoke(call.request_id, payload, decoded)
-                return measured.outcome
+            return self._runner.run(event)
         except Throttled as error:
-            self._metrics.throttled(target)
+            self._runner.metrics.count(event.target, "Throttles")
             raise _throttled(error) from error
 
-    def _run_later(self, call: Call, function: LambdaFunction, payload: bytes) -> None:
+    def _run_later(self, event: Event) -> None:
         """Run an asynchronous event, twice more when the function fails; being throttled does not count."""
         waits = list(RETRY_AFTER_SECONDS)
         while not self._stopping.is_set():
             try:
-                failed = bool(self._run(call, function, self._pool_of(function), payload).function_error)
+                failed = bool(self._run(event).function_error)
                 wait = waits.pop(0) if failed and waits else None
             except ServiceError:
                 wait = 1.0

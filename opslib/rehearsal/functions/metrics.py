@@ -3,10 +3,7 @@
 Source: docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html. The metrics by ExecutedVersion are not kept.
 """
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from opslib.rehearsal.functions.environment import Outcome
 from opslib.rehearsal.monitoring.extension import Metric, Monitoring
@@ -14,7 +11,7 @@ from opslib.rehearsal.monitoring.extension import Metric, Monitoring
 NAMESPACE = "AWS/Lambda"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Target:
     """What was called: a function, by `qualifier` a version or an alias of it, empty for neither."""
 
@@ -37,16 +34,6 @@ class Target:
         return Metric.of(self.region, NAMESPACE, metric, FunctionName=self.name, Resource=resource)
 
 
-@dataclass
-class Running:
-    """One invocation under way; the times are in seconds of the wall."""
-
-    started: float = field(default_factory=time.perf_counter)
-    outcome: Outcome | None = None
-    """What came of it; None when it ended with an error of ours."""
-    is_provisioned: bool = False
-
-
 class FunctionMetrics:
     """Writes the metrics of every function."""
 
@@ -54,40 +41,28 @@ class FunctionMetrics:
         """Take where the metrics go."""
         self._monitoring = monitoring
 
-    @contextmanager
-    def invocation(self, target: Target, running: int) -> Iterator[Running]:
-        """Measure an invocation; `running` counts those of the function that run, this one included."""
+    def write_running(self, target: Target, running: int) -> None:
+        """Write how many invocations of the function run, as one begins."""
         self._monitoring.gauge(target.of_function("ConcurrentExecutions"), running, "Count")
-        measured = Running()
-        yield measured
-        if measured.outcome is not None:
-            self._write(target, measured, measured.outcome)
 
-    def throttled(self, target: Target) -> None:
-        """Count an invocation that was refused; it is none of the Invocations."""
-        self._observe(target, "Throttles", 1)
+    def write_outcome(self, target: Target, outcome: Outcome, *, is_provisioned: bool) -> None:
+        """Count an invocation that has ended."""
+        self._observe(target, "Invocations", 1)
+        self._observe(target, "Errors", bool(outcome.function_error))
+        self._observe(target, "Throttles", 0)
+        self._observe(target, "Duration", outcome.duration_ms, "Milliseconds")
+        if is_provisioned:
+            self._observe(target, "ProvisionedConcurrencyInvocations", 1)
 
-    def write_spillover(self, target: Target) -> None:
-        """Count an invocation that found everything provisioned busy."""
-        self._observe(target, "ProvisionedConcurrencySpilloverInvocations", 1)
+    def count(self, target: Target, metric: str) -> None:
+        """Count one event, e.g. of Throttles; what is throttled is none of the Invocations."""
+        self._observe(target, metric, 1)
 
     def write_provisioned(self, target: Target, *, busy: int, available: int) -> None:
         """Write how much of what is provisioned is in use, as a count and as a share."""
         share = busy / available if available else 0.0
         self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrentExecutions"), busy, "Count")
         self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrencyUtilization"), share, "Count")
-
-    def count(self, target: Target, metric: str) -> None:
-        """Count one event of asynchronous invocation, e.g. DeadLetterErrors."""
-        self._observe(target, metric, 1)
-
-    def _write(self, target: Target, measured: Running, outcome: Outcome) -> None:
-        self._observe(target, "Invocations", 1)
-        self._observe(target, "Errors", bool(outcome.function_error))
-        self._observe(target, "Throttles", 0)
-        self._observe(target, "Duration", outcome.duration_ms, "Milliseconds")
-        if measured.is_provisioned:
-            self._observe(target, "ProvisionedConcurrencyInvocations", 1)
 
     def _observe(self, target: Target, metric: str, value: float, unit: str = "Count") -> None:
         for one in target.metrics(metric):

@@ -14,8 +14,11 @@ IDLE_SECONDS = 600.0
 class FunctionPool:
     """The environments of one function version with one configuration."""
 
-    def __init__(self, build_environment: Callable[[], FunctionEnvironment]) -> None:
-        """Start with no environment: the first invocation is a cold start."""
+    def __init__(self, build_environment: Callable[[str], FunctionEnvironment]) -> None:
+        """Start with no environment: the first invocation is a cold start.
+
+        `build_environment` takes what AWS_LAMBDA_INITIALIZATION_TYPE is to say.
+        """
         self._build_environment = build_environment
         self._idle: list[FunctionEnvironment] = []
         self._busy: set[FunctionEnvironment] = set()
@@ -30,6 +33,10 @@ class FunctionPool:
             yield environment
         finally:
             self._give_back(environment)
+
+    def build_provisioned(self) -> FunctionEnvironment:
+        """Make an environment to be kept ready, which is not one of the pool's."""
+        return self._build_environment("provisioned-concurrency")
 
     def close(self) -> None:
         """Kill every environment, busy ones too."""
@@ -53,7 +60,7 @@ class FunctionPool:
             oldest = time.monotonic() - IDLE_SECONDS
             expired = [one for one in self._idle if one.last_used < oldest or one.has_exited]
             self._idle = [one for one in self._idle if one not in expired]
-            environment = self._idle.pop() if self._idle else self._build_environment()
+            environment = self._idle.pop() if self._idle else self._build_environment("on-demand")
             self._busy.add(environment)
         for one in expired:
             one.close()

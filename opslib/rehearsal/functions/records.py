@@ -1,0 +1,30 @@
+"""moto's records of functions, with its errors turned into ours."""
+
+from collections.abc import Callable
+from typing import Any
+
+from moto.awslambda.exceptions import LambdaClientError
+from moto.awslambda.models import LambdaFunction, lambda_backends
+
+from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
+
+
+def ask_moto(act: Callable[[], Any]) -> Any:
+    """Run what asks moto's records.
+
+    Raises:
+        ServiceError: moto's own error, e.g. ResourceNotFoundException.
+    """
+    try:
+        return act()
+    except LambdaClientError as error:
+        raise ServiceError(error.error_type, error.message, status=error.code) from error
+
+
+def find_function(region: str, name: str, qualifier: str | None = None) -> LambdaFunction:
+    """Return a function by name or ARN: $LATEST, or the version that a number or an alias names.
+
+    Raises:
+        ServiceError: ResourceNotFoundException.
+    """
+    return ask_moto(lambda: lambda_backends[ACCOUNT_ID][region].get_function(name, qualifier or None))
