@@ -17,6 +17,8 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.functions.aliases import Aliases
+from opslib.rehearsal.functions.async_events import AsyncEvents
+from opslib.rehearsal.functions.async_settings import AsyncSettings
 from opslib.rehearsal.functions.capacities import FunctionCapacities
 from opslib.rehearsal.functions.code import read_code, remove_code, unpack_code
 from opslib.rehearsal.functions.concurrency import Concurrency
@@ -28,7 +30,13 @@ from opslib.rehearsal.functions.provisioning import Provisioning
 from opslib.rehearsal.functions.records import ask_moto, find_function
 from opslib.rehearsal.functions.runner import Runner
 from opslib.rehearsal.functions.runtime import build_runtime
-from opslib.rehearsal.functions.settings import check_settings, configuration, function_variables
+from opslib.rehearsal.functions.settings import (
+    check_settings,
+    configuration,
+    function_variables,
+    require_dead_letter,
+    set_dead_letter,
+)
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.site import Site
@@ -50,7 +58,8 @@ class FunctionsExtension:
         metrics = FunctionMetrics(site.monitoring)
         self._provisioning = Provisioning(self._pool_of, self._concurrency, metrics, site.clock)
         runner = Runner(self._pool_of, self._concurrency, self._provisioning, metrics)
-        self._invocations = Invocations(self._find, runner)
+        self._async_settings = AsyncSettings(self._find)
+        self._events = AsyncEvents(runner, self._async_settings, site.clock)
         self.capacities = FunctionCapacities(self._provisioning)
         self.operations: dict[str, Operation] = {
             "lambda.CreateFunction": self.create_function,
@@ -63,12 +72,13 @@ class FunctionsExtension:
             **self._concurrency.operations,
             **self._provisioning.operations,
             **Aliases(self._provisioning).operations,
-            **self._invocations.operations,
+            **self._async_settings.operations,
+            **Invocations(self._find, runner, self._events).operations,
         }
 
     def stop(self) -> None:
         """Kill every environment."""
-        self._invocations.stop()
+        self._events.stop()
         self._provisioning.stop()
         with self._lock:
             pools = list(self._pools.values())
@@ -83,6 +93,7 @@ class FunctionsExtension:
         name = call.params["FunctionName"].rpartition(":")[2]
         check_settings(call.params, {})
         require_passable_role(call, call.params["Role"])
+        require_dead_letter(call.params, call.params["Role"])
         content = read_code(call, call.params["Code"])
         with self._lock:
             if name in self._names(call):
@@ -90,6 +101,7 @@ class FunctionsExtension:
             spec = {**call.params, "FunctionName": name, "Code": {"ZipFile": base64.b64encode(content).decode()}}
             function = ask_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].create_function(spec))
         function.state, function.last_update_status = "Pending", "Successful"
+        set_dead_letter(function, call.params)
         created = configuration(function)
         self._prepare(function, content)
         return created
@@ -138,6 +150,8 @@ class FunctionsExtension:
         check_settings(call.params, {"Runtime": function.run_time, "Handler": function.handler})
         if "Role" in call.params:
             require_passable_role(call, call.params["Role"])
+        require_dead_letter(call.params, call.params.get("Role", function.role))
+        set_dead_letter(function, call.params)
         function.update_configuration(call.params)
         return self._update(function, function.code_bytes)
 
@@ -146,6 +160,8 @@ class FunctionsExtension:
         function = self._find(call)
         qualifier = call.params.get("Qualifier")
         self._provisioning.remove_all(call.region, function.function_name, qualifier)
+        if not qualifier:
+            self._async_settings.forget(call.region, function.function_name)
         with self._lock:
             ask_moto(
                 lambda: lambda_backends[ACCOUNT_ID][call.region].delete_function(call.params["FunctionName"], qualifier)

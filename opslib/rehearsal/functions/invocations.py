@@ -1,4 +1,4 @@
-"""Lambda's Invoke: synchronous, asynchronous with its two retries, and dry; limits of payload and concurrency.
+"""Lambda's Invoke: synchronous, asynchronous, and dry; limits of payload and concurrency.
 
 Sources: docs.aws.amazon.com/lambda/latest/api/API_Invoke.html, invocation-async-error-handling.html and
 gettingstarted-limits.html.
@@ -6,7 +6,6 @@ gettingstarted-limits.html.
 
 import base64
 import json
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +13,7 @@ from moto.awslambda.models import LambdaFunction
 
 from opslib.rehearsal.calls import Call, Operation, ServiceError
 from opslib.rehearsal.functions.aliases import routed
+from opslib.rehearsal.functions.async_events import AsyncEvents
 from opslib.rehearsal.functions.concurrency import Throttled
 from opslib.rehearsal.functions.environment import Outcome
 from opslib.rehearsal.functions.metrics import Target
@@ -25,30 +25,23 @@ MAX_PAYLOAD_BYTES = {"RequestResponse": 6_291_456, "DryRun": 6_291_456, "Event":
 RETRY_AFTER_THROTTLE_SECONDS = "0"
 """What the Retry-After header of a throttled call says: Lambda names no time, an environment may be free at once."""
 
-RETRY_AFTER_SECONDS = (60.0, 120.0)
-"""When a failed asynchronous invocation is tried again: after one minute, then after two more."""
-
 
 class Invocations:
     """The operations that run a function."""
 
-    def __init__(self, find: Callable[[Call], LambdaFunction], runner: Runner) -> None:
-        """Take what finds a function, and what runs it."""
+    def __init__(self, find: Callable[[Call], LambdaFunction], runner: Runner, events: AsyncEvents) -> None:
+        """Take what finds a function, what runs it, and what runs it later."""
         self._find = find
         self._runner = runner
-        self._stopping = threading.Event()
+        self._events = events
         self.operations: dict[str, Operation] = {"lambda.Invoke": self.invoke}
-
-    def stop(self) -> None:
-        """Start no further retry."""
-        self._stopping.set()
 
     def invoke(self, call: Call) -> dict[str, Any]:
         """Run a function and wait (RequestResponse), run it later (Event), or only check the call (DryRun)."""
         kind = call.params.get("InvocationType", "RequestResponse")
         function, payload = self._find(call), call.params.get("Payload") or b"{}"
         _check_payload(payload, kind)
-        target = _target(call, function)
+        target = Target.of(call, function)
         function = routed(function, target.qualifier)
         if kind == "DryRun":
             return {"StatusCode": 204, "ExecutedVersion": str(function.version)}
@@ -56,7 +49,7 @@ class Invocations:
         event = Event(function, target, call.request_id, payload, context)
         if kind == "Event":
             self._runner.pool_of(function)  # a function that is not ready refuses the event now
-            threading.Thread(target=self._run_later, args=(event,), name="async-invoke", daemon=True).start()
+            self._events.accept(event)
             return {"StatusCode": 202}
         return _reply(call, function, self._run(event))
 
@@ -66,24 +59,6 @@ class Invocations:
         except Throttled as error:
             self._runner.metrics.count(event.target, "Throttles")
             raise _throttled(error) from error
-
-    def _run_later(self, event: Event) -> None:
-        """Run an asynchronous event, twice more when the function fails; being throttled does not count."""
-        waits = list(RETRY_AFTER_SECONDS)
-        while not self._stopping.is_set():
-            try:
-                failed = bool(self._run(event).function_error)
-                wait = waits.pop(0) if failed and waits else None
-            except ServiceError:
-                wait = 1.0
-            if wait is None or self._stopping.wait(wait):
-                return
-
-
-def _target(call: Call, function: LambdaFunction) -> Target:
-    """Return what the call names; a qualifier may also stand behind the name, as in `name:alias`."""
-    named = call.params["FunctionName"].partition(f"{function.function_name}:")[2]
-    return Target(function.region, function.function_name, call.params.get("Qualifier") or named)
 
 
 def _client_context(encoded: str) -> str:

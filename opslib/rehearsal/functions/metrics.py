@@ -5,6 +5,9 @@ Source: docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html. The 
 
 from dataclasses import dataclass
 
+from moto.awslambda.models import LambdaFunction
+
+from opslib.rehearsal.calls import ACCOUNT_ID, Call
 from opslib.rehearsal.functions.environment import Outcome
 from opslib.rehearsal.monitoring.extension import Metric, Monitoring
 
@@ -18,6 +21,22 @@ class Target:
     region: str
     name: str
     qualifier: str = ""
+
+    @classmethod
+    def of(cls, call: Call, function: LambdaFunction) -> "Target":
+        """Return what a call names; a qualifier may also stand behind the name, as in `name:alias`."""
+        named = call.params["FunctionName"].partition(f"{function.function_name}:")[2]
+        return cls(function.region, function.function_name, call.params.get("Qualifier") or named)
+
+    @property
+    def arn(self) -> str:
+        """The ARN, always with a qualifier."""
+        return f"arn:aws:lambda:{self.region}:{ACCOUNT_ID}:function:{self.name}:{self.qualifier or '$LATEST'}"
+
+    @property
+    def without_latest(self) -> "Target":
+        """The same with one way to name $LATEST: without a qualifier."""
+        return Target(self.region, self.name) if self.qualifier == "$LATEST" else self
 
     def metrics(self, metric: str) -> list[Metric]:
         """Return a metric of the function, of what was called by its qualifier, and of all functions of the region."""

@@ -7,6 +7,7 @@ from typing import Any
 from moto.awslambda.models import LambdaFunction
 
 from opslib.rehearsal.calls import ServiceError
+from opslib.rehearsal.functions.destinations import require_destination
 from opslib.rehearsal.identity import role_credentials
 
 MAX_VARIABLES_BYTES = 4096
@@ -93,6 +94,22 @@ def _refused(message: str) -> ServiceError:
     return ServiceError("InvalidParameterValueException", message)
 
 
+def require_dead_letter(params: dict[str, Any], role_arn: str) -> None:
+    """Refuse a dead-letter queue or topic to which the function's role may not send.
+
+    Raises:
+        ServiceError: InvalidParameterValueException.
+    """
+    if arn := params.get("DeadLetterConfig", {}).get("TargetArn"):
+        require_destination(role_arn, arn)
+
+
+def set_dead_letter(function: LambdaFunction, params: dict[str, Any]) -> None:
+    """Keep with moto's record what it does not keep: the dead-letter queue or topic; an empty name takes it away."""
+    if "DeadLetterConfig" in params:
+        function.dead_letter_arn = params["DeadLetterConfig"].get("TargetArn", "")
+
+
 def configuration(function: LambdaFunction) -> dict[str, Any]:
     """Return a function's configuration as Lambda shows it."""
     shown = {name: value for name, value in function.get_configuration().items() if value not in (None, [], {})}
@@ -101,6 +118,8 @@ def configuration(function: LambdaFunction) -> dict[str, Any]:
         datetime.fromisoformat(function.last_modified).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
     )
     shown["LoggingConfig"] = {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{function.function_name}"}
+    if arn := getattr(function, "dead_letter_arn", ""):
+        shown["DeadLetterConfig"] = {"TargetArn": arn}
     if function.state == "Pending":
         shown["StateReason"], shown["StateReasonCode"] = "The function is being created.", "Creating"
     if function.state == "Failed":

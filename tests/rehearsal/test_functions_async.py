@@ -1,0 +1,119 @@
+"""Asynchronous invocation: retries on the rehearsal's clock, and where an event goes in the end."""
+
+import json
+from types import SimpleNamespace
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+
+from opslib.rehearsal.clock import Clock
+from opslib.rehearsal.functions.async_events import AsyncEvents
+from opslib.rehearsal.functions.environment import Outcome
+from tests.rehearsal.serving import allow, log_lines, make_role, unique, until
+from tests.rehearsal.test_functions import functions, make_function  # noqa: F401 - fixtures
+
+FAILING = """
+def handler(event, context):
+    print("trying")
+    if event.get("fail"):
+        raise ValueError("broken on purpose")
+    return {"answer": 42}
+"""
+
+
+@pytest.fixture
+def queue(rehearsal):
+    """The URL and the ARN of a queue."""
+    sqs = boto3.client("sqs")
+    url = sqs.create_queue(QueueName=unique("queue"))["QueueUrl"]
+    yield url, sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sqs.delete_queue(QueueUrl=url)
+
+
+def received(url: str) -> dict:
+    """Return the one message of a queue, once it is there."""
+
+    def look() -> dict | None:
+        found = boto3.client("sqs").receive_message(QueueUrl=url, MessageAttributeNames=["All"])
+        return found["Messages"][0] if found.get("Messages") else None
+
+    return until(look)
+
+
+def sending_role(arn: str) -> str:
+    return make_role("lambda.amazonaws.com", allow("sqs:SendMessage", resource=arn), allow("logs:*"))
+
+
+def test_an_event_that_fails_goes_to_its_destination_and_to_the_dead_letters(functions, make_function, queue):  # noqa: F811
+    url, arn = queue
+    dead_url = boto3.client("sqs").create_queue(QueueName=unique("dead"))["QueueUrl"]
+    dead = boto3.client("sqs").get_queue_attributes(QueueUrl=dead_url, AttributeNames=["QueueArn"])["Attributes"]
+    name = make_function(FAILING, Role=sending_role("*"), DeadLetterConfig={"TargetArn": dead["QueueArn"]})
+    shown = functions.get_function_configuration(FunctionName=name)
+    assert shown["DeadLetterConfig"] == {"TargetArn": dead["QueueArn"]}
+    functions.put_function_event_invoke_config(
+        FunctionName=name, MaximumRetryAttempts=0, DestinationConfig={"OnFailure": {"Destination": arn}}
+    )
+    functions.invoke(FunctionName=name, InvocationType="Event", Payload=b'{"fail": 1}')
+    record = json.loads(received(url)["Body"])
+    assert (record["version"], record["requestPayload"]) == ("1.0", {"fail": 1})
+    assert record["requestContext"]["condition"] == "RetriesExhausted"
+    assert record["requestContext"]["approximateInvokeCount"] == 1
+    assert record["requestContext"]["functionArn"].endswith(f":{name}:$LATEST")
+    assert record["responseContext"] == {
+        "statusCode": 200, "executedVersion": "$LATEST", "functionError": "Unhandled"
+    }  # fmt: skip
+    assert record["responsePayload"]["errorMessage"] == "broken on purpose"
+    buried = received(dead_url)
+    assert buried["Body"] == '{"fail": 1}'
+    assert buried["MessageAttributes"]["ErrorMessage"]["StringValue"] == "broken on purpose"
+    assert buried["MessageAttributes"]["RequestID"]["StringValue"] == record["requestContext"]["requestId"]
+
+
+def test_a_success_has_its_own_destination_and_a_throttled_event_waits(functions, make_function, queue):  # noqa: F811
+    url, arn = queue
+    name = make_function(FAILING, Role=sending_role(arn))
+    functions.put_function_event_invoke_config(
+        FunctionName=name, Qualifier="$LATEST", DestinationConfig={"OnSuccess": {"Destination": arn}}
+    )
+    functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    functions.invoke(FunctionName=name, InvocationType="Event")
+    assert log_lines(f"/aws/lambda/{name}") == []
+    functions.delete_function_concurrency(FunctionName=name)
+    record = json.loads(received(url)["Body"])
+    assert (record["requestContext"]["condition"], record["responsePayload"]) == ("Success", {"answer": 42})
+
+
+def test_settings_come_and_go_and_need_the_roles_permission(functions, make_function, queue):  # noqa: F811
+    name = make_function(FAILING, Role=make_role("lambda.amazonaws.com"))
+    with pytest.raises(functions.exceptions.ResourceNotFoundException, match="doesn't have an EventInvokeConfig"):
+        functions.get_function_event_invoke_config(FunctionName=name)
+    functions.put_function_event_invoke_config(FunctionName=name, MaximumRetryAttempts=1)
+    functions.update_function_event_invoke_config(FunctionName=name, MaximumEventAgeInSeconds=60)
+    shown = functions.get_function_event_invoke_config(FunctionName=name)
+    assert (shown["MaximumRetryAttempts"], shown["MaximumEventAgeInSeconds"]) == (1, 60)
+    assert len(functions.list_function_event_invoke_configs(FunctionName=name)["FunctionEventInvokeConfigs"]) == 1
+    wanted = {"OnFailure": {"Destination": queue[1]}}
+    with pytest.raises(ClientError, match="does not have permissions to call SendMessage on SQS"):
+        functions.put_function_event_invoke_config(FunctionName=name, DestinationConfig=wanted)
+    functions.delete_function_event_invoke_config(FunctionName=name)
+    assert functions.list_function_event_invoke_configs(FunctionName=name)["FunctionEventInvokeConfigs"] == []
+
+
+def test_three_runs_on_a_fast_clock():
+    counted, times, clock = [], [], Clock(3600)
+
+    def run(event) -> Outcome:
+        times.append(clock.time())
+        return Outcome(b"null", "Unhandled", b"", 1.0)
+
+    metrics = SimpleNamespace(count=lambda target, metric: counted.append(metric))
+    settings = SimpleNamespace(of=lambda target: {})
+    events = AsyncEvents(SimpleNamespace(run=run, metrics=metrics), settings, clock)
+    target = SimpleNamespace(without_latest=None)
+    events.accept(SimpleNamespace(target=target, function=SimpleNamespace()))
+    until(lambda: "AsyncEventsDropped" in counted)
+    first, second, third = times
+    assert second - first >= 60
+    assert third - second >= 120
