@@ -13,6 +13,7 @@ from botocore.exceptions import WaiterError
 
 import opslib
 from opslib.aws.failures import explained, gone_is_fine, masked
+from opslib.aws.function_concurrency import ensure_concurrency
 from opslib.aws.ledger import Run
 from opslib.aws.logs import delete_log_group, ensure_log_group, function_group
 from opslib.aws.roles import once_role_is_known
@@ -80,9 +81,11 @@ def build_package(code: Path) -> bytes:
 def ensure_function(run: Run, spec: FunctionSpec, *, endpoint_name: str, role: str, code: Path = CODE) -> str:
     """Make the run's Lambda function, or bring it up to date; return its name when it is ready to be invoked.
 
+    What is provisioned answers to who invokes the alias `function_concurrency.PROVISIONED_ALIAS`.
+
     Args:
         run: The run that owns it.
-        spec: Time-out, memory and reserved concurrency.
+        spec: Time-out, memory, reserved and provisioned concurrency.
         endpoint_name: What the function finds in its variable ENDPOINT_NAME.
         role: ARN of its role (`ensure_function_role`).
         code: The file with `lambda_handler`.
@@ -114,7 +117,7 @@ def ensure_function(run: Run, spec: FunctionSpec, *, endpoint_name: str, role: s
                 role, lambda: client("lambda").create_function(**settings, Code={"ZipFile": package}, Tags=tags)
             )
             _wait("function_active_v2", name)
-        _reserve_concurrency(name, spec.reserved_concurrency)
+    ensure_concurrency(name, spec)
     return name
 
 
@@ -145,24 +148,16 @@ def _wait(waiter: str, name: str) -> None:
         raise FunctionFailed(f"function {name} did not become ready: {masked(why)}") from error
 
 
-def _reserve_concurrency(name: str, concurrency: int | None) -> None:
-    """Reserve concurrency, which is a floor and a ceiling at once, or give a reservation back."""
-    if concurrency is None:
-        with gone_is_fine():
-            client("lambda").delete_function_concurrency(FunctionName=name)
-    else:
-        client("lambda").put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=concurrency)
-
-
-def invoke_function(name: str, event: dict[str, Any]) -> FunctionReply:
-    """Invoke a function with an event and wait for its answer.
+def invoke_function(name: str, event: dict[str, Any], *, qualifier: str = "") -> FunctionReply:
+    """Invoke a function with an event and wait for its answer; `qualifier` names a version or an alias.
 
     Raises:
         FunctionFailed: the handler raised, timed out or ran out of memory; the message holds its last log lines.
         AwsError: AWS refused, e.g. because all reserved concurrency is in use.
     """
     with explained(f"invoking function {name}"):
-        answer = client("lambda").invoke(FunctionName=name, Payload=json.dumps(event).encode(), LogType="Tail")
+        extra = {"Qualifier": qualifier} if qualifier else {}
+        answer = client("lambda").invoke(FunctionName=name, Payload=json.dumps(event).encode(), LogType="Tail", **extra)
         body = answer["Payload"].read()
     log_tail = base64.b64decode(answer.get("LogResult", "")).decode(errors="replace")
     payload = json.loads(body) if body else None
