@@ -21,6 +21,9 @@ DOLLARS_PER_PROVISIONED_GB_SECOND = 0.0000041667
 DOLLARS_PER_GB_SECOND_ON_PROVISIONED = 0.0000097222
 """Of an invocation in an environment that is kept ready."""
 
+PROVISIONED_STEP_SECONDS = 300.0
+"""What is kept ready is paid for in steps of five minutes."""
+
 ACCOUNT_CONCURRENCY = 1000
 """What a function without a reservation can have at most, by the default quota."""
 
@@ -122,7 +125,7 @@ def estimate_cost(traffic: Traffic, spec: FunctionSpec, times: FunctionTimes) ->
     provisioned, gigabytes = spec.provisioned_concurrency or 0, spec.memory_mb / 1024
     ready = requests - throttled - spilled if provisioned else 0.0
     on_demand_seconds = (requests - throttled - ready) * times.warm_seconds + cold * times.init_seconds
-    seconds = traffic.edges[-1] - traffic.edges[0]
+    seconds = math.ceil((traffic.edges[-1] - traffic.edges[0]) / PROVISIONED_STEP_SECONDS) * PROVISIONED_STEP_SECONDS
     idle = seconds * provisioned * gigabytes * DOLLARS_PER_PROVISIONED_GB_SECOND
     running = gigabytes * (
         on_demand_seconds * DOLLARS_PER_GB_SECOND + ready * times.warm_seconds * DOLLARS_PER_GB_SECOND_ON_PROVISIONED

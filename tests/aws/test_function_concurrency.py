@@ -26,7 +26,8 @@ def ensure(run, tmp_path):
     return make
 
 
-def test_provisioned_concurrency_follows_the_specification_and_the_code(ensure) -> None:
+def test_provisioned_concurrency_follows_the_specification_and_the_code(ensure, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # otherwise botocore asks again, with pauses
     name = ensure(KIND.format(n=1), reserved_concurrency=2, provisioned_concurrency=2)
     assert invoke_function(name, {}, qualifier=PROVISIONED_ALIAS).payload == ["provisioned-concurrency", 1]
     assert "Init Duration" not in invoke_function(name, {}, qualifier=PROVISIONED_ALIAS).log_tail
