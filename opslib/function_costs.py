@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from opslib.errors import ConfigurationError
+from opslib.sizing import REQUESTS_PER_CONCURRENCY
 from opslib.specs import FunctionSpec
 from opslib.traffic import Traffic
 
@@ -171,6 +172,8 @@ def _step(start: float, seconds: float, rate: float, spec: FunctionSpec, times: 
     most = ACCOUNT_CONCURRENCY if spec.reserved_concurrency is None else spec.reserved_concurrency
     provisioned = spec.provisioned_concurrency or 0
     refused = lost_share(offered, most)
+    if rate > most * REQUESTS_PER_CONCURRENCY:
+        refused = max(refused, 1 - most * REQUESTS_PER_CONCURRENCY / rate)
     not_ready = lost_share(offered, provisioned)
     at_once = min(most, offered + _SPREAD * math.sqrt(offered))
     needed = max(0.0, at_once - provisioned)

@@ -33,6 +33,11 @@ _FIGURES = {
     "chance_accuracy": "chance {:.3f}",
     "endpoint_p50_ms": "endpoint p50 {:.0f} ms",
     "lambda_p50_ms": "Lambda p50 {:.0f} ms",
+    "canary_success_rate": "{:.1%} answered during the canary",
+    "failed_share": "{:.1%} failed until the bad model was taken back",
+    "knee_rps": "one instance takes {:.0f} requests/s",
+    "most_instances": "1 to {} instances and back",
+    "burst_throttled": "{} of a burst throttled",
 }
 """Keys of summary.json that the last lines of a run name, when a notebook wrote them."""
 

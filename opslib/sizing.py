@@ -10,6 +10,12 @@ from dataclasses import dataclass
 from opslib.errors import ConfigurationError
 from opslib.specs import ScalingSpec
 
+REQUESTS_PER_CONCURRENCY = 10
+"""Requests a second that Lambda lets each unit of a function's concurrency answer, however short they are.
+
+Source: docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html.
+"""
+
 SAFETY = 0.5
 """Share of an instance's maximum at which another one is asked for."""
 
@@ -58,7 +64,7 @@ def propose(
     target = safe_rps * 60
     least = max(1, math.ceil(usual_rps / max_rps))
     most = max(least, math.ceil(peak_rps / safe_rps))
-    duration = latency_seconds + function_seconds
+    duration = _counted_seconds(latency_seconds + function_seconds)
     concurrency = max(1, math.ceil(peak_rps * duration))
     honoured = math.floor(most * max_rps * duration)
     reserved = max(1, min(concurrency, honoured))
@@ -70,6 +76,11 @@ def propose(
         + ("" if reserved == concurrency else f", no more than {most} instances can answer"),
     )
     return Sizing(ScalingSpec(least, most, target), reserved, reasons)
+
+
+def _counted_seconds(seconds: float) -> float:
+    """Return what Little's law is to count for an invocation: a short one takes its place for a tenth of a second."""
+    return max(seconds, 1 / REQUESTS_PER_CONCURRENCY)
 
 
 def warnings(
@@ -96,8 +107,8 @@ def warnings(
             f"{target_rps / max_rps:.0%} of what an instance takes: most of each instance is paid for and idle"
         )
     if reserved_concurrency:
-        function_rps = reserved_concurrency / latency_seconds
-        calls = f"{reserved_concurrency} invocations of {latency_seconds * 1000:.0f} ms"
+        function_rps = reserved_concurrency / _counted_seconds(latency_seconds)
+        calls = f"{reserved_concurrency} invocations of {_counted_seconds(latency_seconds) * 1000:.0f} ms"
         endpoint_rps = scaling.max_instances * max_rps
         scaled_out_rps = (scaling.max_instances - 1) * target_rps
         if function_rps > endpoint_rps:

@@ -39,3 +39,24 @@ def test_two_instances_train_one_model(photos, tmp_path) -> None:
     assert summary["several_billed_seconds"] % 2 == 0
     assert summary["leftovers"] == []
     assert processes_of(tmp_path) == []
+
+
+def test_a_better_model_is_canaried_and_a_bad_one_taken_back(photos, tmp_path) -> None:
+    chapter = ROOT / "notebooks" / "04_endpoint_deployment.ipynb"
+    few = ("-p", "epochs", "4", "-p", "rps", "4", "-p", "load_seconds", "3", "-p", "speed", "60")
+    done, summary = tour(tmp_path, "-p", "photos", str(photos), *few, notebook=chapter, speed=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary["canary_success_rate"] == 1
+    assert 0 < summary["failed_share"] <= 0.1
+    assert summary["leftovers"] == []
+    assert processes_of(tmp_path) == []
+
+
+def test_a_function_throttles_a_burst_and_is_compared_with_a_provisioned_one(photos, tmp_path) -> None:
+    chapter = ROOT / "notebooks" / "06_lambda.ipynb"
+    done, summary = tour(tmp_path, "-p", "photos", str(photos), "-p", "epochs", "2", notebook=chapter)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert summary["burst_throttled"] > summary["burst_answered"] > 0
+    assert set(summary["dollars_a_day"]) == {"on demand", "reserved 10", "provisioned 2"}
+    assert summary["leftovers"] == []
+    assert processes_of(tmp_path) == []

@@ -56,6 +56,12 @@ def test_provisioning_takes_the_cold_starts_away_and_a_reservation_refuses():
     assert "provisioned 30" in str(table)
 
 
+def test_short_invocations_are_throttled_by_their_rate():
+    times = FunctionTimes(warm_seconds=0.001, init_seconds=0.5)
+    cost = estimate_cost(Traffic((0.0, 60.0), (40.0,)), FunctionSpec(reserved_concurrency=2), times)
+    assert cost.throttled / cost.requests == pytest.approx(0.5)  # ten a second for each of the two
+
+
 def test_rare_calls_start_cold():
     rare = Traffic((0.0, 86400.0), (1 / 3600,))
     cost = estimate_cost(rare, FunctionSpec(), TIMES)

@@ -11,8 +11,12 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import boto3
 import pytest
 import torch
+import urllib3
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 
 from opslib.aws import endpoints, functions, roles, storage
@@ -232,3 +236,20 @@ def test_lambda_refuses_what_is_no_event_before_the_function_sees_it(serving, pa
     assert refused.value.response["Error"]["Code"] == code
     assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == status
     assert serving.call(json.dumps(GOOD).encode())[1]["statusCode"] == 200
+
+
+def test_a_photo_posted_to_the_functions_url(serving) -> None:
+    """A plain HTTP client, signed by botocore, through function URL, our function and the endpoint."""
+    url = client("lambda").create_function_url_config(FunctionName=serving.function, AuthType="AWS_IAM")["FunctionUrl"]
+    for content_type, body in (
+        ("image/jpeg", good_photo()),
+        ("application/json", json.dumps({"image": base64.b64encode(good_photo()).decode()}).encode()),
+    ):
+        headers = {"Content-Type": content_type, "Accept": "application/json"}
+        request = AWSRequest("POST", url, data=body, headers=headers)
+        SigV4Auth(boto3.Session().get_credentials(), "lambda", "us-east-1").add_auth(request)
+        reply = urllib3.request("POST", url, body=body, headers=dict(request.headers))
+        assert reply.status == 200
+        assert reply.json()[0] == pytest.approx(list(serving.expected.scores))
+    unsigned = urllib3.request("POST", url, body=good_photo(), headers={"Content-Type": "image/jpeg"})
+    assert unsigned.status == 403

@@ -24,6 +24,13 @@ def test_no_more_is_reserved_than_the_endpoint_can_answer():
     assert proposed.reserved_concurrency <= proposed.scaling.max_instances * 10 * 1.5
 
 
+def test_lambda_answers_ten_a_second_for_each_unit():
+    proposed = sizing.propose(400, latency_seconds=0.01, peak_rps=200)
+    assert proposed.reserved_concurrency == 20  # and not 2, by the length of the invocations alone
+    told = sizing.warnings(ScalingSpec(1, 3, 12000), max_rps=400, latency_seconds=0.01, reserved_concurrency=10)
+    assert any("make 100.0 requests/s at most" in one for one in told)
+
+
 @pytest.mark.parametrize("numbers", [(0, 0.1, 1), (1, 0, 1), (1, 0.1, 0), (float("nan"), 0.1, 1)])
 def test_nonsense_is_refused(numbers):
     max_rps, latency, peak = numbers
@@ -35,7 +42,7 @@ def test_the_references_numbers_do_not_fit():
     reference = ScalingSpec(1, 5, 30)
     told = sizing.warnings(reference, max_rps=30, latency_seconds=0.05, reserved_concurrency=10)
     assert any("idle" in one for one in told)
-    assert any("refuses the rest" in one for one in told)
+    assert any("the rest is refused" in one for one in told)
 
 
 def test_a_target_above_what_an_instance_takes_is_told():

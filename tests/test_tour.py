@@ -20,11 +20,11 @@ KEYS = {
 
 
 def tour(
-    directory: Path, *arguments: str, notebook: Path = ROOT / "train_and_deploy.ipynb"
+    directory: Path, *arguments: str, notebook: Path = ROOT / "train_and_deploy.ipynb", speed: int = 1
 ) -> tuple[subprocess.CompletedProcess, dict]:
     """Run the notebook as `make run` does, in a directory of its own; return the process and its summary."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
-    rehearsed = [sys.executable, "-m", "opslib.rehearsal", "run", "--"]
+    rehearsed = [sys.executable, "-m", "opslib.rehearsal", "run", "--speed", str(speed), "--"]
     command = [sys.executable, "-m", "opslib", "run", str(notebook), *arguments]
     done = subprocess.run(
         [*rehearsed, *command],

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 import json
+import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,20 @@ class FunctionReply:
             return [float(score) for score in json.loads(self.payload["body"])[0]]
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise FunctionFailed(f"the function answered {self.status_code}: {_shown(self.payload)}") from error
+
+    @property
+    def init_seconds(self) -> float:
+        """How long its environment took to start; 0.0 when it was there already."""
+        return self._reported("Init Duration")
+
+    @property
+    def duration_seconds(self) -> float:
+        """How long the handler took, without the start."""
+        return self._reported("Duration")
+
+    def _reported(self, field: str) -> float:
+        found = re.search(rf"\t{field}: ([\d.]+) ms", self.log_tail)
+        return float(found[1]) / 1000 if found else 0.0
 
 
 def build_package(code: Path) -> bytes:

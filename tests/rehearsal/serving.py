@@ -134,6 +134,11 @@ def allow(*actions: str, resource: str = "*") -> dict:
 
 def client_of(service: str, *statements: dict):
     """Return a client with the temporary credentials of a new role that has the statements and nothing else."""
+    return session_of(*statements).client(service)
+
+
+def session_of(*statements: dict) -> boto3.Session:
+    """Return a session with the temporary credentials of a new role that has the statements and nothing else."""
     administrator = boto3.client("sts").get_caller_identity()["Arn"]
     iam, name = boto3.client("iam"), unique("caller")
     trust = {"Effect": "Allow", "Principal": {"AWS": administrator}, "Action": "sts:AssumeRole"}
@@ -142,8 +147,7 @@ def client_of(service: str, *statements: dict):
     policy = json.dumps({"Version": "2012-10-17", "Statement": list(statements)})
     iam.put_role_policy(RoleName=name, PolicyName="test", PolicyDocument=policy)
     credentials = boto3.client("sts").assume_role(RoleArn=arn, RoleSessionName="test")["Credentials"]
-    return boto3.client(
-        service,
+    return boto3.Session(
         aws_access_key_id=credentials["AccessKeyId"],
         aws_secret_access_key=credentials["SecretAccessKey"],
         aws_session_token=credentials["SessionToken"],

@@ -87,6 +87,19 @@ def peak(spans: list[dict]) -> int:
     return max(sum(one["began"] <= other["began"] < one["ended"] for one in spans) for other in spans)
 
 
+def test_ten_requests_a_second_for_each_unit_of_a_reservation(functions, make_function):  # noqa: F811
+    name = make_function("def handler(event, context): return 1")
+    invoke(functions, name)
+    functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
+    reasons = []
+    for _ in range(40):  # one after the other: never two at once, and each takes a few milliseconds
+        try:
+            functions.invoke(FunctionName=name)
+        except functions.exceptions.TooManyRequestsException as error:
+            reasons.append(error.response["Reason"])
+    assert set(reasons) == {"ReservedFunctionInvocationRateLimitExceeded"}
+
+
 def test_a_hundred_stay_unreserved_and_reservations_do_not_touch_each_other(functions, make_function):  # noqa: F811
     first, second = make_function(GATED), make_function(GATED)
     functions.put_function_concurrency(FunctionName=first, ReservedConcurrentExecutions=900)

@@ -4,6 +4,7 @@ Sources: docs.aws.amazon.com/lambda/latest/dg/lambda-concurrency.html and config
 """
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,12 +22,16 @@ MIN_UNRESERVED_CONCURRENCY = 100
 """What Lambda always keeps for the functions that reserve nothing."""
 
 
-class Throttled(Exception):  # noqa: N818 - it becomes TooManyRequestsException
-    """As many invocations run as may; `is_reserved` tells whether the function's own reservation says so."""
+REQUESTS_PER_CONCURRENCY = 10
+"""Synchronous requests a second that each unit of concurrency answers: Lambda's quota, however short they are."""
 
-    def __init__(self, *, is_reserved: bool) -> None:
-        super().__init__("reserved" if is_reserved else "unreserved")
-        self.is_reserved = is_reserved
+
+class Throttled(Exception):  # noqa: N818 - it becomes TooManyRequestsException
+    """As many invocations run as may, or as many were asked for in this second; `reason` is Lambda's word for it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Concurrency:
@@ -38,12 +43,33 @@ class Concurrency:
         self._on_demand: Counter[tuple[str, str]] = Counter()
         self._running: Counter[tuple[str, str]] = Counter()
         self._provisioned: dict[Target, int] = {}
+        self._requests: dict[tuple[str, str], tuple[float, float]] = {}
         self._lock = threading.Lock()
         self.operations: dict[str, Operation] = {
             "lambda.PutFunctionConcurrency": self.put_function_concurrency,
             "lambda.GetFunctionConcurrency": self.get_function_concurrency,
             "lambda.DeleteFunctionConcurrency": self.delete_function_concurrency,
         }
+
+    def count_request(self, function: LambdaFunction) -> None:
+        """Take one synchronous request from those that a function may have in a second.
+
+        They come back evenly; up to a second's worth may come at once. Only a reservation is small enough to matter.
+
+        Raises:
+            Throttled: there is none left.
+        """
+        key = (function.region, function.function_name)
+        with self._lock:
+            reserved = _reservations(function.region).get(function.function_name)
+            if reserved is None:
+                return
+            most, now = float(reserved * REQUESTS_PER_CONCURRENCY), time.monotonic()
+            left, last = self._requests.get(key, (most, now))
+            left = min(most, left + (now - last) * most)
+            self._requests[key] = (left - 1 if left >= 1 else left, now)
+        if left < 1:
+            raise Throttled(f"ReservedFunction{'InvocationRate' if reserved else 'ConcurrentInvocation'}LimitExceeded")
 
     @contextmanager
     def invocation(self, function: LambdaFunction, *, is_provisioned: bool) -> Iterator[int]:
@@ -58,7 +84,8 @@ class Concurrency:
         with self._lock:
             reserved = _reservations(function.region).get(function.function_name)
             if not is_provisioned and self._free(*key, reserved) <= 0:
-                raise Throttled(is_reserved=reserved is not None)
+                owner = "" if reserved is None else "ReservedFunction"
+                raise Throttled(f"{owner}ConcurrentInvocationLimitExceeded")
             self._on_demand[key] += not is_provisioned
             self._running[key] += 1
             running = self._running[key]

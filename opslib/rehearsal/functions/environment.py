@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from opslib.rehearsal.functions.log_format import LogFormat, Report, TextFormat
 from opslib.rehearsal.functions.runtime_api import MAX_RESPONSE_BYTES, Invocation, Message, RuntimeApi
 from opslib.rehearsal.processes.keeper import MAX_LINE_BYTES, Process, start_process
 
@@ -51,6 +52,8 @@ class FunctionVersion:
     """The unpacked code; each environment makes a directory of its own beside it."""
     variables: Callable[[str], dict[str, str]] = field(repr=False)
     """Makes the variables from the log stream's name when an environment starts, because credentials expire."""
+    log_format: LogFormat = field(default_factory=TextFormat)
+    """Writes Lambda's own lines of the log."""
     initialization_type: str = "on-demand"
     """What the variable AWS_LAMBDA_INITIALIZATION_TYPE says; "provisioned-concurrency" for one that is kept ready."""
 
@@ -67,13 +70,16 @@ class Outcome:
 
 
 class _Failed(Exception):  # noqa: N818 - it becomes a reply of Lambda's, never an error of ours
-    """The environment cannot go on: the payload for the caller, the line for the log, the status for REPORT."""
+    """The environment cannot go on: the payload for the caller, the line for the log, the type of error for the report.
 
-    def __init__(self, payload: bytes, log_line: str, status: str) -> None:
+    Without a type it is a time-out.
+    """
+
+    def __init__(self, payload: bytes, log_line: str, error_type: str = "") -> None:
         super().__init__(log_line)
         self.payload = payload
         self.log_line = log_line
-        self.status = status
+        self.error_type = error_type
 
 
 class FunctionEnvironment:
@@ -98,6 +104,7 @@ class FunctionEnvironment:
         self._read_bytes = 0
         self._peak_bytes = 0
         self._log: list[str] = []
+        self._started = False
         self._closing = threading.Lock()
 
     @property
@@ -118,22 +125,22 @@ class FunctionEnvironment:
 
     def invoke(self, request_id: str, payload: bytes, client_context: str = "") -> Outcome:
         """Run the handler on one event and wait for what comes of it."""
-        self._log = []
+        self._log, self._started = [], False
         started, init_seconds, ready = time.monotonic(), 0.0, True
-        reply, function_error, status = b"", "", ""
+        reply, function_error, failed = b"", "", None
         try:
             if self._process is None:
                 ready = self._initialise(request_id)
                 init_seconds = min(time.monotonic() - started, INIT_SECONDS)
-            self._say(f"START RequestId: {request_id} Version: {self.function.version}")
+            self._start(request_id)
             started = time.monotonic()
             invocation = self._invocation(request_id, payload, client_context)
             reply, function_error = self._run(invocation, ready)
         except _Failed as failure:
-            reply, function_error, status = failure.payload, "Unhandled", failure.status
+            reply, function_error, failed = failure.payload, "Unhandled", failure
             self._give_up(request_id, failure)
         duration_ms = 1000 * min(time.monotonic() - started, self.function.timeout_seconds)
-        self._end(request_id, duration_ms, init_seconds, status)
+        self._end(request_id, duration_ms, 1000 * init_seconds, failed)
         self.last_used = time.monotonic()
         return Outcome(reply, function_error, "".join(self._log).encode()[-TAIL_BYTES:], duration_ms)
 
@@ -236,29 +243,26 @@ class FunctionEnvironment:
         return held
 
     def _give_up(self, request_id: str, failure: _Failed) -> None:
-        if not any(line.startswith("START ") for line in self._log):
-            self._say(f"START RequestId: {request_id} Version: {self.function.version}")
+        if not self._started:
+            self._start(request_id)
         self._read_output()
-        if failure.log_line:
-            self._say(failure.log_line)
+        self._say(*self.function.log_format.failure(failure.log_line))
         self.close()
 
-    def _end(self, request_id: str, milliseconds: float, init_seconds: float, status: str) -> None:
+    def _start(self, request_id: str) -> None:
+        self._started = True
+        self._say(*self.function.log_format.start(request_id, self.function.version))
+
+    def _end(self, request_id: str, duration_ms: float, init_ms: float, failed: _Failed | None) -> None:
         if self.usable:
             self._measure(with_children=False)
             self._read_output(whole=True)
-        fields = [
-            f"REPORT RequestId: {request_id}",
-            f"Duration: {milliseconds:.2f} ms",
-            f"Billed Duration: {math.ceil(milliseconds + 1000 * init_seconds)} ms",
-            f"Memory Size: {self.function.memory_mb} MB",
-            f"Max Memory Used: {min(math.ceil(self._peak_bytes / 2**20), self.function.memory_mb)} MB",
-        ]
-        if init_seconds:
-            fields.append(f"Init Duration: {1000 * init_seconds:.2f} ms")
-        if status:
-            fields.append(f"Status: {status}")
-        self._say(f"END RequestId: {request_id}", "\t".join(fields) + "\t")
+        peak_mb = min(math.ceil(self._peak_bytes / 2**20), self.function.memory_mb)
+        status, error_type = "success", failed.error_type if failed else ""
+        if failed:
+            status = "error" if error_type else "timeout"
+        report = Report(request_id, duration_ms, self.function.memory_mb, peak_mb, init_ms, status, error_type)
+        self._say(*self.function.log_format.end(report))
 
     def _read_output(self, *, whole: bool = False) -> None:
         """Move what the process wrote since the last look to the log; `whole`: also a last line without its end."""
@@ -287,7 +291,8 @@ class FunctionEnvironment:
     def _say(self, *lines: str) -> None:
         events = [f"{line}\n" for line in lines]
         self._log += events
-        self._write_log(events)
+        if events:
+            self._write_log(events)
 
 
 def _error(error_type: str, message: str) -> bytes:
@@ -298,7 +303,7 @@ def _timed_out(request_id: str, seconds: int) -> _Failed:
     reason = f"Task timed out after {seconds:.2f} seconds"
     now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     payload = _error("Sandbox.Timedout", f"RequestId: {request_id} Error: {reason}")
-    return _Failed(payload, f"{now} {request_id} {reason}\n", "timeout")
+    return _Failed(payload, f"{now} {request_id} {reason}\n")
 
 
 def _exited(request_id: str, code: int) -> _Failed:
@@ -310,7 +315,7 @@ def _exited(request_id: str, code: int) -> _Failed:
         reason = "Runtime exited without providing a reason"
     told = f"RequestId: {request_id} Error: {reason}"
     error_type = "Runtime.ExitError"
-    return _Failed(_error(error_type, told), f"{told}\n{error_type}", f"error\tError Type: {error_type}")
+    return _Failed(_error(error_type, told), f"{told}\n{error_type}", error_type)
 
 
 def _init_failed(payload: bytes) -> _Failed:
@@ -318,10 +323,10 @@ def _init_failed(payload: bytes) -> _Failed:
         error_type = json.loads(payload)["errorType"]
     except (ValueError, RecursionError, TypeError, KeyError):  # the code of a function can say anything
         error_type = "Runtime.Unknown"
-    return _Failed(payload, "", f"error\tError Type: {error_type}")
+    return _Failed(payload, "", error_type)
 
 
 def _too_large() -> _Failed:
     reason = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
     error_type = "Function.ResponseSizeTooLarge"
-    return _Failed(_error(error_type, reason), "", f"error\tError Type: {error_type}")
+    return _Failed(_error(error_type, reason), "", error_type)

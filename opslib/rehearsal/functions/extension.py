@@ -24,19 +24,23 @@ from opslib.rehearsal.functions.code import read_code, remove_code, unpack_code
 from opslib.rehearsal.functions.concurrency import Concurrency
 from opslib.rehearsal.functions.environment import FunctionEnvironment, FunctionVersion
 from opslib.rehearsal.functions.invocations import Invocations
+from opslib.rehearsal.functions.log_format import build_log_format, logging_config
 from opslib.rehearsal.functions.metrics import FunctionMetrics
 from opslib.rehearsal.functions.pool import FunctionPool
 from opslib.rehearsal.functions.provisioning import Provisioning
 from opslib.rehearsal.functions.records import ask_moto, find_function
+from opslib.rehearsal.functions.resource_policy import ResourcePolicy
 from opslib.rehearsal.functions.runner import Runner
 from opslib.rehearsal.functions.runtime import build_runtime
 from opslib.rehearsal.functions.settings import (
     check_settings,
     configuration,
     function_variables,
+    keep_settings,
+    log_settings,
     require_dead_letter,
-    set_dead_letter,
 )
+from opslib.rehearsal.functions.urls import FunctionUrls
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.site import Site
@@ -60,6 +64,8 @@ class FunctionsExtension:
         runner = Runner(self._pool_of, self._concurrency, self._provisioning, metrics)
         self._async_settings = AsyncSettings(self._find)
         self._events = AsyncEvents(runner, self._async_settings, site.clock)
+        invocations = Invocations(self._find, runner, self._events)
+        self._urls = FunctionUrls(self._find, invocations, metrics)
         self.capacities = FunctionCapacities(self._provisioning)
         self.operations: dict[str, Operation] = {
             "lambda.CreateFunction": self.create_function,
@@ -73,11 +79,14 @@ class FunctionsExtension:
             **self._provisioning.operations,
             **Aliases(self._provisioning).operations,
             **self._async_settings.operations,
-            **Invocations(self._find, runner, self._events).operations,
+            **invocations.operations,
+            **self._urls.operations,
+            **ResourcePolicy(self._find).operations,
         }
 
     def stop(self) -> None:
         """Kill every environment."""
+        self._urls.stop()
         self._events.stop()
         self._provisioning.stop()
         with self._lock:
@@ -94,6 +103,7 @@ class FunctionsExtension:
         check_settings(call.params, {})
         require_passable_role(call, call.params["Role"])
         require_dead_letter(call.params, call.params["Role"])
+        logging_config(call.params.get("LoggingConfig", {}), {}, name)
         content = read_code(call, call.params["Code"])
         with self._lock:
             if name in self._names(call):
@@ -101,7 +111,7 @@ class FunctionsExtension:
             spec = {**call.params, "FunctionName": name, "Code": {"ZipFile": base64.b64encode(content).decode()}}
             function = ask_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].create_function(spec))
         function.state, function.last_update_status = "Pending", "Successful"
-        set_dead_letter(function, call.params)
+        keep_settings(function, call.params)
         created = configuration(function)
         self._prepare(function, content)
         return created
@@ -151,7 +161,7 @@ class FunctionsExtension:
         if "Role" in call.params:
             require_passable_role(call, call.params["Role"])
         require_dead_letter(call.params, call.params.get("Role", function.role))
-        set_dead_letter(function, call.params)
+        keep_settings(function, call.params)
         function.update_configuration(call.params)
         return self._update(function, function.code_bytes)
 
@@ -162,6 +172,7 @@ class FunctionsExtension:
         self._provisioning.remove_all(call.region, function.function_name, qualifier)
         if not qualifier:
             self._async_settings.forget(call.region, function.function_name)
+            self._urls.forget(call.region, function.function_name)
         with self._lock:
             ask_moto(
                 lambda: lambda_backends[ACCOUNT_ID][call.region].delete_function(call.params["FunctionName"], qualifier)
@@ -224,6 +235,7 @@ class FunctionsExtension:
             memory_mb=int(function.memory_size),
             python=self._runtime,
             task_root=task_root,
+            log_format=build_log_format(log_settings(function)),
             variables=lambda stream: function_variables(function, stream, task_root, self._site.endpoint_url),
         )
         return FunctionPool(lambda kind: _new_environment(function, replace(version, initialization_type=kind)))
@@ -253,7 +265,7 @@ def _new_environment(function: LambdaFunction, version: FunctionVersion) -> Func
     now = datetime.now(UTC)
     stream = f"{now:%Y/%m/%d}/[{version.version}]{uuid.uuid4().hex}"
     principal = assume_role(function.role, function.function_name)
-    log = LogStream(principal, function.region, f"/aws/lambda/{function.function_name}", stream)
+    log = LogStream(principal, function.region, log_settings(function)["LogGroup"], stream)
     return FunctionEnvironment(version, stream, log.write)
 
 

@@ -51,10 +51,16 @@ class Invocations:
             self._runner.pool_of(function)  # a function that is not ready refuses the event now
             self._events.accept(event)
             return {"StatusCode": 202}
-        return _reply(call, function, self._run(event))
+        return _reply(call, function, self.run_now(event))
 
-    def _run(self, event: Event) -> Outcome:
+    def run_now(self, event: Event) -> Outcome:
+        """Run an event for a caller who waits for it.
+
+        Raises:
+            ServiceError: TooManyRequestsException.
+        """
         try:
+            self._runner.concurrency.count_request(event.function)
             return self._runner.run(event)
         except Throttled as error:
             self._runner.metrics.count(event.target, "Throttles")
@@ -83,8 +89,7 @@ def _check_payload(payload: bytes, kind: str) -> None:
 
 
 def _throttled(throttled: Throttled) -> ServiceError:
-    kind = "ReservedFunctionConcurrentInvocation" if throttled.is_reserved else "ConcurrentInvocation"
-    members = {"Reason": f"{kind}LimitExceeded", "retryAfterSeconds": RETRY_AFTER_THROTTLE_SECONDS}
+    members = {"Reason": throttled.reason, "retryAfterSeconds": RETRY_AFTER_THROTTLE_SECONDS}
     return ServiceError("TooManyRequestsException", "Rate Exceeded.", status=429, members=members)
 
 

@@ -34,6 +34,11 @@ class Target:
         return f"arn:aws:lambda:{self.region}:{ACCOUNT_ID}:function:{self.name}:{self.qualifier or '$LATEST'}"
 
     @property
+    def resource_arn(self) -> str:
+        """The ARN as policies name it: with a qualifier only if one was named."""
+        return self.arn if self.qualifier else self.arn.removesuffix(":$LATEST")
+
+    @property
     def without_latest(self) -> "Target":
         """The same with one way to name $LATEST: without a qualifier."""
         return Target(self.region, self.name) if self.qualifier == "$LATEST" else self
@@ -82,6 +87,13 @@ class FunctionMetrics:
         share = busy / available if available else 0.0
         self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrentExecutions"), busy, "Count")
         self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrencyUtilization"), share, "Count")
+
+    def write_url_request(self, target: Target, status: int, latency_ms: float) -> None:
+        """Count a request of a function URL."""
+        self._observe(target, "UrlRequestCount", 1)
+        self._observe(target, "UrlRequestLatency", latency_ms, "Milliseconds")
+        self._observe(target, "Url4xxCount", 400 <= status < 500)
+        self._observe(target, "Url5xxCount", status >= 500)
 
     def _observe(self, target: Target, metric: str, value: float, unit: str = "Count") -> None:
         for one in target.metrics(metric):

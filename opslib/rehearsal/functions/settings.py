@@ -8,6 +8,7 @@ from moto.awslambda.models import LambdaFunction
 
 from opslib.rehearsal.calls import ServiceError
 from opslib.rehearsal.functions.destinations import require_destination
+from opslib.rehearsal.functions.log_format import log_variables, logging_config
 from opslib.rehearsal.identity import role_credentials
 
 MAX_VARIABLES_BYTES = 4096
@@ -28,7 +29,9 @@ _RESERVED_VARIABLES = frozenset(
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE",
         "AWS_LAMBDA_FUNCTION_VERSION",
         "AWS_LAMBDA_INITIALIZATION_TYPE",
+        "AWS_LAMBDA_LOG_FORMAT",
         "AWS_LAMBDA_LOG_GROUP_NAME",
+        "AWS_LAMBDA_LOG_LEVEL",
         "AWS_LAMBDA_LOG_STREAM_NAME",
         "AWS_ACCESS_KEY",
         "AWS_ACCESS_KEY_ID",
@@ -104,10 +107,22 @@ def require_dead_letter(params: dict[str, Any], role_arn: str) -> None:
         require_destination(role_arn, arn)
 
 
-def set_dead_letter(function: LambdaFunction, params: dict[str, Any]) -> None:
-    """Keep with moto's record what it does not keep: the dead-letter queue or topic; an empty name takes it away."""
+def keep_settings(function: LambdaFunction, params: dict[str, Any]) -> None:
+    """Keep with moto's record what it does not keep: the form of the log, and where dead letters go.
+
+    Raises:
+        ServiceError: InvalidParameterValueException.
+    """
+    function.logging_config = logging_config(
+        params.get("LoggingConfig", {}), getattr(function, "logging_config", {}), function.function_name
+    )
     if "DeadLetterConfig" in params:
-        function.dead_letter_arn = params["DeadLetterConfig"].get("TargetArn", "")
+        function.dead_letter_arn = params["DeadLetterConfig"].get("TargetArn", "")  # an empty name takes it away
+
+
+def log_settings(function: LambdaFunction) -> dict[str, str]:
+    """Return a function's LoggingConfig, with Lambda's defaults while it is being created."""
+    return getattr(function, "logging_config", None) or logging_config({}, {}, function.function_name)
 
 
 def configuration(function: LambdaFunction) -> dict[str, Any]:
@@ -117,7 +132,7 @@ def configuration(function: LambdaFunction) -> dict[str, Any]:
     shown["LastModified"] = (
         datetime.fromisoformat(function.last_modified).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
     )
-    shown["LoggingConfig"] = {"LogFormat": "Text", "LogGroup": f"/aws/lambda/{function.function_name}"}
+    shown["LoggingConfig"] = log_settings(function)
     if arn := getattr(function, "dead_letter_arn", ""):
         shown["DeadLetterConfig"] = {"TargetArn": arn}
     if function.state == "Pending":
@@ -149,11 +164,12 @@ def function_variables(function: LambdaFunction, stream: str, task_root: Path, e
         "AWS_LAMBDA_FUNCTION_NAME": function.function_name,
         "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": str(function.memory_size),
         "AWS_LAMBDA_FUNCTION_VERSION": str(function.version),
-        "AWS_LAMBDA_LOG_GROUP_NAME": f"/aws/lambda/{function.function_name}",
+        "AWS_LAMBDA_LOG_GROUP_NAME": log_settings(function)["LogGroup"],
         "AWS_LAMBDA_LOG_STREAM_NAME": stream,
         "LAMBDA_TASK_ROOT": str(task_root),
         "AWS_ENDPOINT_URL": endpoint_url,
         "AWS_EC2_METADATA_DISABLED": "true",
+        **log_variables(log_settings(function)),
         **role_credentials(function.role, function.function_name),
         **function.environment_vars,
     }

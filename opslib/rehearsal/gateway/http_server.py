@@ -186,6 +186,7 @@ class RequestHandler(BaseHTTPRequestHandler):
         has_no_body = self.command == "HEAD" or reply.status in {204, 304}
         lines = [f"{self.protocol_version} {reply.status} {_phrase(reply.status)}"]
         lines += [f"{name}: {value}" for name, value in reply.headers.items() if name.lower() != "connection"]
+        lines += [f"Set-Cookie: {cookie}" for cookie in reply.cookies]
         head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
         self.wfile.write(head if has_no_body else head + reply.body)
 

@@ -32,6 +32,8 @@ class Reply:
     status: int
     headers: dict[str, str] = field(default_factory=dict)
     body: bytes = b""
+    cookies: tuple[str, ...] = ()
+    """Values of Set-Cookie, the one header that comes several times."""
 
 
 def read_parameters(
