@@ -5,7 +5,8 @@
 It trains a small drawn set, deploys it on one instance behind a function, finds the knee of the instance, and sends
 `share` of it for so many minutes, at the times of an open loop. Meanwhile it reads the memory and the open files of
 every process of the rehearsal from /proc. A process is flat when the slope of its memory is no more than three times
-the slope's own standard error, or below a hundredth of its size in an hour.
+the slope's own standard error, or below a hundredth of its size in an hour, and when it has at some moment of the last
+third no more files open than at some moment of the first: connections come and go with the load, a leak never goes.
 """
 
 import argparse
@@ -46,8 +47,8 @@ class Watched:
         first = int(len(self.seconds) * WARM_UP_SHARE)
         hours, sizes = numpy.array(self.seconds[first:]) / 3600, numpy.array(self.rss_bytes[first:]) / MEBIBYTE
         (slope, _), covariance = numpy.polyfit(hours, sizes, 1, cov=True)
-        half = len(self.files[first:]) // 2
-        more = max(self.files[first:][half:]) - max(self.files[first:][:half])
+        third = len(self.files[first:]) // 3
+        more = min(self.files[-third:]) - min(self.files[first:][:third])
         return {"rss_mib": sizes[-1], "slope": slope, "error": covariance[0, 0] ** 0.5, "files_more": more}
 
 

@@ -9,8 +9,9 @@ every round, so that a busy moment of the machine hits all. At concurrency 1 a r
 are sixteen connections that do so. `bare` is our own decoding and OpenVINO in this process, without HTTP. The client is
 a thread for each connection in this process; its own cost is measured against a server that answers at once.
 
-int8: a head is trained on the photos, twice: over the reference's ResNet-50, whose weights are random here, and over
-EfficientNet-Lite0 with ImageNet's. The artifact that passes its gate is measured against the peers on its float32.
+ResNet-50's weights cannot be had from PyPI: they are random, with normalisation fitted to the photos, so that its
+answers differ from photo to photo. int8: a head is trained on the photos, over ResNet-50 and over EfficientNet-Lite0
+with weights of ImageNet; an artifact that passes its gate is measured against the peers on its float32.
 """
 
 import argparse
@@ -33,7 +34,9 @@ from typing import Any
 
 import numpy
 import torch
+import torchvision
 from peers.servers import ROOT, Server, start_ours, start_peers
+from PIL import Image
 
 from opslib.bundle import copy_serving_code
 from opslib.vision.artifact import ModelDescription, save_artifact
@@ -42,18 +45,39 @@ from opslib.vision.data import open_photos
 from opslib.vision.exporting import export_classifier
 from opslib.vision.model import Classifier, build_head
 from opslib.vision.samples import draw_sample
+from opslib.vision.transforms import evaluation_transform
 
 REFERENCE = "resnet50"
 CLASSES = 133
 CALIBRATION_PHOTOS = 128
+FITTED_PHOTOS = 256
+WEIGHTS = "resnet50.pth"
 CONNECTIONS = 16
 LARGEST_DIFFERENCE = 1e-2
 
 
-def save_model(directory: Path) -> None:
-    """Write a ResNet-50 with random weights as hpo.py leaves a model: what it says does not change how fast it is."""
+def fit_weights(name: str, folder: Path, file: Path) -> None:
+    """Write random weights of a network whose BatchNorm has seen some of the photos."""
     torch.manual_seed(0)
-    backbone = build_backbone(REFERENCE, pretrained=False)
+    network = torchvision.models.get_model(name)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    view = evaluation_transform(build_backbone(name, pretrained=False).transform)
+    everything = [photo.path for photo in open_photos(folder)]
+    chosen = everything[:: max(1, len(everything) // FITTED_PHOTOS)]  # of every class
+    photos = [view(Image.open(path).convert("RGB")) for path in chosen]
+    network.train()
+    with torch.no_grad():
+        for batch in torch.stack(photos).split(32):
+            network(batch)
+    torch.save(network.state_dict(), file)
+
+
+def save_model(directory: Path, weights: Path) -> None:
+    """Write a ResNet-50 with a random head as hpo.py leaves a model: what it says does not change how fast it is."""
+    backbone = build_backbone(REFERENCE, weights=weights)
+    torch.manual_seed(0)
     classifier = Classifier(backbone.module, build_head(backbone.features, CLASSES)).eval()
     names = [f"{number:03d}" for number in range(CLASSES)]
     directory.mkdir(parents=True)
@@ -139,14 +163,18 @@ def largest_difference(servers: Sequence[Server], photos: Sequence[bytes]) -> fl
 
 def train_int8(folder: Path, backbone: str, scratch: Path) -> Path:
     """Train a head on the photos, make an int8 artifact if its gate lets it pass, and return the model's folder."""
-    model, weights = scratch / f"int8-{backbone}", scratch / f"{backbone}.pth"
+    model = scratch / f"int8-{backbone}"
     command = [sys.executable, ROOT / "hpo.py", "--data", folder, "--model_dir", model, "--backbone", backbone]
     command += ["--calibration_photos", CALIBRATION_PHOTOS, "--output_dir", scratch / f"report-{backbone}"]
-    if backbone == REFERENCE:  # its real weights cannot be had from PyPI
-        torch.manual_seed(0)
-        torch.save(build_backbone(backbone, pretrained=False).module.state_dict(), weights)
-        command += ["--weights", weights]
-    subprocess.run([str(part) for part in command], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    if backbone == REFERENCE:
+        command += ["--weights", scratch / WEIGHTS]
+    done = subprocess.run(
+        [str(part) for part in command], check=False, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"hpo.py failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
+    print(backbone, next(line for line in done.stdout.splitlines() if line.startswith("int8 ")), flush=True)
     return model
 
 
@@ -181,7 +209,8 @@ def measure(folder: Path, rounds: int, scratch: Path) -> dict[str, Any]:
     """Return all figures."""
     photos = [photo.path.read_bytes() for photo in islice(open_photos(folder), 64)]
     model = scratch / "model"
-    save_model(model)
+    fit_weights(REFERENCE, folder, scratch / WEIGHTS)
+    save_model(model, scratch / WEIGHTS)
     bare = []
     with ExitStack() as stack:
         ours = start_ours(stack, model, scratch, photos[0])

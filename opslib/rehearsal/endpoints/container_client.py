@@ -95,11 +95,16 @@ class ContainerClient:
         return connection
 
     def _put_back(self, connection: socket.socket, stays_open: bool) -> None:
+        now = time.monotonic()
         with self._lock:
+            old = [one for one in self._idle if now - one[0] >= _LONGEST_IDLE_SECONDS]
+            del self._idle[: len(old)]  # those at the bottom are the oldest
             if stays_open and not self._is_closed and len(self._idle) < _MOST_IDLE:
-                self._idle.append((time.monotonic(), connection))
-                return
-        connection.close()
+                self._idle.append((now, connection))
+            else:
+                old.append((now, connection))
+        for _, one in old:
+            one.close()
 
 
 def _is_open(connection: socket.socket) -> bool:

@@ -74,9 +74,14 @@ class Fields:
         return self._fields
 
 
+IDLE_SECONDS = 60.0
+"""A connection on which nothing comes for so long is closed, as AWS's own are."""
+
+
 class RequestHandler(BaseHTTPRequestHandler):
     """Reads a request whole, asks `server.respond`, and writes the reply at once."""
 
+    timeout = IDLE_SECONDS
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: "HttpServer"

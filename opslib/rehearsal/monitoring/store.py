@@ -6,6 +6,7 @@ Percentiles are read from a histogram whose buckets are 1 % wide.
 
 import math
 import threading
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ FINE_KEPT_SECONDS = 3 * 3600
 KEPT_SECONDS = 15 * 24 * 3600
 """How long those of a minute are kept, as on AWS."""
 MOST_METRICS = 20_000
+
+_NOTHING: Counter[int] = Counter()
+"""What stands in the place of a spread that is packed."""
 
 _BUCKET_WIDTH = math.log(1.01)
 _BUCKET_OF_ONE = 100_000
@@ -37,9 +41,12 @@ class Metric:
         return cls(region, namespace, name, tuple(sorted(dimensions.items())))
 
 
-@dataclass
+@dataclass(slots=True)
 class Sample:
-    """The values of a period: how many, their sum, their extremes, and how they are spread."""
+    """The values of a period: how many, their sum, their extremes, and how they are spread.
+
+    Weeks of periods are kept, and few are ever read: `pack` puts the spread of one that is over into less room.
+    """
 
     count: float = 0.0
     total: float = 0.0
@@ -47,9 +54,22 @@ class Sample:
     largest: float = -math.inf
     spread: Counter[int] = field(default_factory=Counter)
     unit: str = "None"
+    _packed: tuple[bytes, bytes] = (b"", b"")
+
+    def pack(self) -> None:
+        """Take less room, at the price of unpacking for each look."""
+        if self.spread:
+            self._packed = (array("i", self.spread).tobytes(), array("f", self.spread.values()).tobytes())
+            self.spread = _NOTHING
+
+    def _unpacked(self) -> Counter[int]:
+        if self.spread is not _NOTHING:
+            return self.spread
+        return Counter(dict(zip(array("i", self._packed[0]), array("f", self._packed[1]), strict=True)))
 
     def add(self, value: float, weight: float) -> None:
         """Count a value `weight` times."""
+        self.spread = self._unpacked()
         self.count += weight
         self.total += value * weight
         self.smallest, self.largest = min(self.smallest, value), max(self.largest, value)
@@ -57,10 +77,11 @@ class Sample:
 
     def merge(self, other: "Sample") -> None:
         """Count another period's values, too."""
+        self.spread = self._unpacked()
         self.count += other.count
         self.total += other.total
         self.smallest, self.largest = min(self.smallest, other.smallest), max(self.largest, other.largest)
-        self.spread.update(other.spread)
+        self.spread.update(other._unpacked())
         self.unit = other.unit
 
     def statistic(self, name: str) -> float:
@@ -73,9 +94,9 @@ class Sample:
     def _percentile(self, percent: float) -> float:
         if percent in {0, 100}:
             return self.largest if percent else self.smallest
-        wanted, seen = self.count * percent / 100, 0.0
-        for bucket in sorted(self.spread):
-            seen += self.spread[bucket]
+        wanted, seen, spread = self.count * percent / 100, 0.0, self._unpacked()
+        for bucket in sorted(spread):
+            seen += spread[bucket]
             if seen >= wanted * (1 - 1e-12):
                 return min(max(_middle(bucket), self.smallest), self.largest)
         return self.largest
@@ -109,6 +130,8 @@ class _Values:
 
     def _merge(self, samples: dict[int, Sample], start: int, sample: Sample, kept_seconds: int) -> None:
         if start not in samples:
+            if samples:
+                samples[next(reversed(samples))].pack()
             samples[start] = Sample()
             for old in [one for one in samples if one < self.newest - kept_seconds]:
                 del samples[old]
