@@ -43,7 +43,7 @@ def test_two_instances_train_one_model(photos, tmp_path) -> None:
 
 def test_a_better_model_is_canaried_and_a_bad_one_taken_back(photos, tmp_path) -> None:
     chapter = ROOT / "notebooks" / "04_endpoint_deployment.ipynb"
-    few = ("-p", "epochs", "4", "-p", "rps", "4", "-p", "load_seconds", "3", "-p", "speed", "60")
+    few = ("-p", "epochs", "4", "-p", "rps", "15", "-p", "load_seconds", "2", "-p", "speed", "60")
     done, summary = tour(tmp_path, "-p", "photos", str(photos), *few, notebook=chapter, speed=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary["canary_success_rate"] == 1
