@@ -76,6 +76,10 @@ log = logging.getLogger(__name__)
 _container: dict[str, Any] = {}
 """What outlives an invocation: the client, and the seconds that one of its calls may take."""
 
+if os.environ.get("AWS_EXECUTION_ENV", "").startswith("AWS_Lambda_"):
+    # The SDK's models are read while the environment starts: at full speed, and ahead of time where it is provisioned.
+    boto3.client("sagemaker-runtime")
+
 
 class RequestError(Exception):
     """A request that is answered with an error: HTTP status and what is wrong, fit for the caller's eyes."""

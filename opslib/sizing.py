@@ -64,7 +64,10 @@ def propose(
     target = safe_rps * 60
     least = max(1, math.ceil(usual_rps / max_rps))
     most = max(least, math.ceil(peak_rps / safe_rps))
-    duration = _counted_seconds(latency_seconds + function_seconds)
+    taken = latency_seconds + function_seconds
+    duration = _counted_seconds(taken)
+    counted = f"{peak_rps:.1f} requests/s x {duration * 1000:.0f} ms (Little's law"
+    counted += ")" if taken == duration else f"; {taken * 1000:.0f} ms, but Lambda answers ten a second for each)"
     concurrency = max(1, math.ceil(peak_rps * duration))
     honoured = math.floor(most * max_rps * duration)
     reserved = max(1, min(concurrency, honoured))
@@ -72,7 +75,7 @@ def propose(
         f"target {target:.0f} requests per instance and minute: {max_rps:.1f}/s x {SAFETY:g} x 60",
         f"at most {most} instances: {peak_rps:.1f} requests/s at {safe_rps:.1f} each",
         f"at least {least}: {usual_rps:.1f} requests/s are there without waiting",
-        f"reserved concurrency {reserved}: {peak_rps:.1f} requests/s x {duration * 1000:.0f} ms (Little's law)"
+        f"reserved concurrency {reserved}: {counted}"
         + ("" if reserved == concurrency else f", no more than {most} instances can answer"),
     )
     return Sizing(ScalingSpec(least, most, target), reserved, reasons)

@@ -1,8 +1,12 @@
 """Fixtures that every test folder shares: a rehearsal for the whole session, and a role and a bucket in it."""
 
 import json
+import os
 import uuid
 from collections.abc import Iterator
+
+# Before anything loads OpenMP: the threads of one of pytest's workers must not spin on the cores of the other.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import boto3
 import pytest

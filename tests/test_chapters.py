@@ -43,7 +43,7 @@ def test_two_instances_train_one_model(photos, tmp_path) -> None:
 
 def test_a_better_model_is_canaried_and_a_bad_one_taken_back(photos, tmp_path) -> None:
     chapter = ROOT / "notebooks" / "04_endpoint_deployment.ipynb"
-    few = ("-p", "epochs", "4", "-p", "rps", "15", "-p", "load_seconds", "2", "-p", "speed", "60")
+    few = ("-p", "epochs", "4", "-p", "rps", "15", "-p", "load_seconds", "2", "-p", "speed", "60", "-p", "several", "1")
     done, summary = tour(tmp_path, "-p", "photos", str(photos), *few, notebook=chapter, speed=60)
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary["canary_success_rate"] == 1
@@ -54,7 +54,8 @@ def test_a_better_model_is_canaried_and_a_bad_one_taken_back(photos, tmp_path) -
 
 def test_a_function_throttles_a_burst_and_is_compared_with_a_provisioned_one(photos, tmp_path) -> None:
     chapter = ROOT / "notebooks" / "06_lambda.ipynb"
-    done, summary = tour(tmp_path, "-p", "photos", str(photos), "-p", "epochs", "2", notebook=chapter)
+    few = ("-p", "epochs", "2", "-p", "step_seconds", "1")
+    done, summary = tour(tmp_path, "-p", "photos", str(photos), *few, notebook=chapter)
     assert done.returncode == 0, done.stdout + done.stderr
     assert summary["burst_throttled"] > summary["burst_answered"] > 0
     assert set(summary["dollars_a_day"]) == {"on demand", "reserved 10", "provisioned 2"}

@@ -5,10 +5,13 @@ import io
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import boto3
 import pytest
@@ -302,3 +305,18 @@ def test_one_client_serves_the_containers_life(monkeypatch) -> None:
     assert lambda_function._client(time.monotonic() + 1) is first
     assert first.meta.config.read_timeout == pytest.approx(23, abs=0.5)
     assert first.meta.config.retries["total_max_attempts"] == 1
+
+
+def test_the_sdk_is_ready_when_the_environment_is() -> None:
+    """Whoever pays for provisioned concurrency must not find the first request slow."""
+    told = "import lambda_function, boto3; print(boto3.DEFAULT_SESSION is not None)"
+    inside = {
+        "AWS_EXECUTION_ENV": "AWS_Lambda_python3.13",
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    for variables, expected in (({}, "False"), (inside, "True")):
+        command = [sys.executable, "-c", told]
+        root = Path(lambda_function.__file__).parent
+        done = subprocess.run(command, env=variables, cwd=root, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == expected

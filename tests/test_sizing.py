@@ -27,6 +27,7 @@ def test_no_more_is_reserved_than_the_endpoint_can_answer():
 def test_lambda_answers_ten_a_second_for_each_unit():
     proposed = sizing.propose(400, latency_seconds=0.01, peak_rps=200)
     assert proposed.reserved_concurrency == 20  # and not 2, by the length of the invocations alone
+    assert "Lambda answers ten a second for each" in proposed.reasons[-1]
     told = sizing.warnings(ScalingSpec(1, 3, 12000), max_rps=400, latency_seconds=0.01, reserved_concurrency=10)
     assert any("make 100.0 requests/s at most" in one for one in told)
 
