@@ -59,6 +59,8 @@ def test_ten_of_forty_run_and_the_others_are_throttled_until_their_client_tries_
         assert "retry-after" in reply["ResponseMetadata"]["HTTPHeaders"]
     assert sums(name, "Throttles", "Sum") == CALLS - RESERVED
     assert sums(name, "ConcurrentExecutions", "Maximum") == RESERVED
+    listed = boto3.client("cloudwatch").list_metrics(Namespace="AWS/Lambda", MetricName="ConcurrentExecutions")
+    assert [] in [one["Dimensions"] for one in listed["Metrics"]]  # of all functions together, too
     environments = {reply["pid"] for reply in replies if "pid" in reply}
     assert len(environments) == RESERVED
 

@@ -11,7 +11,7 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 
-from tests.rehearsal.serving import allow, session_of
+from tests.rehearsal.serving import allow, pack_function, session_of
 from tests.rehearsal.test_function_concurrency import sums
 from tests.rehearsal.test_functions import functions, make_function  # noqa: F401 - fixtures
 
@@ -117,6 +117,18 @@ def test_a_signed_url_lets_in_whom_policies_let_in(functions, make_function):  #
     )
     assert fetch(url, **signed(half, url))[0].status == 403
     assert fetch(url, **signed(whole, url))[0].status == 200
+
+
+def test_a_function_may_be_called_like_a_part_of_its_arn(functions, role):  # noqa: F811
+    functions.create_function(
+        FunctionName="lambda", Runtime="python3.13", Role=role, Handler="app.handler",
+        Code={"ZipFile": pack_function(ECHO)},
+    )  # fmt: skip
+    arn = functions.get_function(FunctionName="lambda")["Configuration"]["FunctionArn"]
+    made = functions.create_function_url_config(FunctionName=arn, AuthType="NONE")
+    assert made["FunctionArn"] == arn
+    assert functions.get_function_url_config(FunctionName="lambda")["FunctionUrl"] == made["FunctionUrl"]
+    functions.delete_function(FunctionName="lambda")
 
 
 def test_browsers_of_allowed_origins(functions, make_function):  # noqa: F811

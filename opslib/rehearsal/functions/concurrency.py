@@ -72,8 +72,10 @@ class Concurrency:
             raise Throttled(f"ReservedFunction{'InvocationRate' if reserved else 'ConcurrentInvocation'}LimitExceeded")
 
     @contextmanager
-    def invocation(self, function: LambdaFunction, *, is_provisioned: bool) -> Iterator[int]:
-        """Count one invocation of any of a function's versions while the block runs; give how many run with it.
+    def invocation(self, function: LambdaFunction, *, is_provisioned: bool) -> Iterator[tuple[int, int]]:
+        """Count one invocation of any of a function's versions while the block runs.
+
+        Gives how many run with it, of the function and of the region.
 
         What is provisioned is set aside already, so that only the others are bounded.
 
@@ -89,8 +91,9 @@ class Concurrency:
             self._on_demand[key] += not is_provisioned
             self._running[key] += 1
             running = self._running[key]
+            everywhere = sum(count for (region, _), count in self._running.items() if region == function.region)
         try:
-            yield running
+            yield running, everywhere
         finally:
             with self._lock:
                 self._on_demand[key] -= not is_provisioned

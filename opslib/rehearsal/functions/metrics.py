@@ -3,6 +3,7 @@
 Source: docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html. The metrics by ExecutedVersion are not kept.
 """
 
+import re
 from dataclasses import dataclass
 
 from moto.awslambda.models import LambdaFunction
@@ -25,8 +26,9 @@ class Target:
     @classmethod
     def of(cls, call: Call, function: LambdaFunction) -> "Target":
         """Return what a call names; a qualifier may also stand behind the name, as in `name:alias`."""
-        named = call.params["FunctionName"].partition(f"{function.function_name}:")[2]
-        return cls(function.region, function.function_name, call.params.get("Qualifier") or named)
+        behind = re.search(rf"(?:^|:){re.escape(function.function_name)}:([\w$-]+)$", call.params["FunctionName"])
+        qualifier = call.params.get("Qualifier") or (behind[1] if behind else "")
+        return cls(function.region, function.function_name, qualifier)
 
     @property
     def arn(self) -> str:
@@ -65,9 +67,10 @@ class FunctionMetrics:
         """Take where the metrics go."""
         self._monitoring = monitoring
 
-    def write_running(self, target: Target, running: int) -> None:
-        """Write how many invocations of the function run, as one begins."""
+    def write_running(self, target: Target, running: int, everywhere: int) -> None:
+        """Write how many invocations run as one begins: of the function, and of all functions of the region."""
         self._monitoring.gauge(target.of_function("ConcurrentExecutions"), running, "Count")
+        self._monitoring.gauge(Metric.of(target.region, NAMESPACE, "ConcurrentExecutions"), everywhere, "Count")
 
     def write_outcome(self, target: Target, outcome: Outcome, *, is_provisioned: bool) -> None:
         """Count an invocation that has ended."""
