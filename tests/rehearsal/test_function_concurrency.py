@@ -4,6 +4,7 @@ import base64
 import re
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -121,3 +122,13 @@ def test_invocations_are_measured(functions, make_function):  # noqa: F811
     reported = float(re.search(rb"\tDuration: ([\d.]+) ms", tail)[1])
     assert sums(name, "Duration", "Maximum") >= reported - 0.01
     assert sums(name, "Invocations", "Sum", Resource=f"{name}:$LATEST") == 1
+
+
+def test_no_environment_takes_the_last_of_the_machines_memory(functions, make_function, monkeypatch):  # noqa: F811
+    name = make_function("def handler(event, context): return 1")
+    memory = SimpleNamespace(total=100, available=4)
+    monkeypatch.setattr("opslib.rehearsal.functions.pool.psutil.virtual_memory", lambda: memory)
+    with pytest.raises(functions.exceptions.TooManyRequestsException):
+        functions.invoke(FunctionName=name)
+    memory.available = 50
+    assert invoke(functions, name)["Payload"] == 1

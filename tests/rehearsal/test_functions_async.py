@@ -1,6 +1,8 @@
 """Asynchronous invocation: retries on the rehearsal's clock, and where an event goes in the end."""
 
 import json
+import threading
+import time
 from types import SimpleNamespace
 
 import boto3
@@ -8,7 +10,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from opslib.rehearsal.clock import Clock
-from opslib.rehearsal.functions.async_events import AsyncEvents
+from opslib.rehearsal.functions.async_events import MOST_AT_ONCE, AsyncEvents
 from opslib.rehearsal.functions.environment import Outcome
 from tests.rehearsal.serving import allow, log_lines, make_role, unique, until
 from tests.rehearsal.test_functions import functions, make_function  # noqa: F401 - fixtures
@@ -117,3 +119,27 @@ def test_three_runs_on_a_fast_clock():
     first, second, third = times
     assert second - first >= 60
     assert third - second >= 120
+
+
+def test_a_thousand_events_wait_for_their_turn():
+    running, peaks, counted, lock = [], [], [], threading.Lock()
+
+    def run(event) -> Outcome:
+        with lock:
+            running.append(event)
+            peaks.append(len(running))
+        time.sleep(0.01)
+        with lock:
+            running.remove(event)
+        return Outcome(b"null", "", b"", 1.0)
+
+    metrics = SimpleNamespace(count=lambda target, metric: counted.append(metric))
+    settings = SimpleNamespace(of=lambda target: {})
+    events = AsyncEvents(SimpleNamespace(run=run, metrics=metrics), settings, Clock(1))
+    for number in range(1000):
+        target = SimpleNamespace(without_latest=None, number=number)
+        events.accept(SimpleNamespace(target=target, function=SimpleNamespace()))
+    until(lambda: len(peaks) == 1000 and not running)
+    assert max(peaks) <= MOST_AT_ONCE
+    assert counted == ["AsyncEventsReceived"] * 1000
+    events.stop()

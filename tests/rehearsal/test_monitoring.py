@@ -75,6 +75,27 @@ def test_seconds_are_forgotten_and_minutes_stay():
     assert store.sample(METRIC, 600, 60).count == 1
 
 
+def test_a_minute_that_is_over_keeps_all_its_values_and_takes_late_ones():
+    store, metric = MetricStore(), Metric.of("r", "N", "latency")
+    values = [1.5**number for number in range(40)] + [0.0, -3.0]
+
+    def add(at: float, value: float) -> None:
+        sample = Sample(unit="Milliseconds")
+        sample.add(value, 2.0)
+        store.add(metric, at, sample)
+
+    for number, value in enumerate(values):
+        add(number, value)
+    names = ("p10", "p50", "p99", "Sum", "SampleCount", "Minimum", "Maximum")
+    before = [store.sample(metric, 0, 60).statistic(name) for name in names]
+    add(60, 1.0)  # the next minute has begun: the first is packed
+    assert [store.sample(metric, 0, 60).statistic(name) for name in names] == before
+    add(59, 1e9)
+    late = store.sample(metric, 0, 60)
+    assert (late.statistic("SampleCount"), late.statistic("Maximum"), late.unit) == (86, 1e9, "Milliseconds")
+    assert late.statistic("p50") == pytest.approx(1.5 * before[1], rel=0.01)  # the next of the values
+
+
 END = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)
 
 

@@ -69,8 +69,11 @@ class FunctionMetrics:
 
     def write_running(self, target: Target, running: int, everywhere: int) -> None:
         """Write how many invocations run as one begins: of the function, and of all functions of the region."""
-        self._monitoring.gauge(target.of_function("ConcurrentExecutions"), running, "Count")
-        self._monitoring.gauge(Metric.of(target.region, NAMESPACE, "ConcurrentExecutions"), everywhere, "Count")
+        for metric, count in (
+            (target.of_function("ConcurrentExecutions"), running),
+            (Metric.of(target.region, NAMESPACE, "ConcurrentExecutions"), everywhere),
+        ):
+            self._monitoring.gauge(metric, count, "Count", fine=False)
 
     def write_outcome(self, target: Target, outcome: Outcome, *, is_provisioned: bool) -> None:
         """Count an invocation that has ended."""
@@ -88,8 +91,8 @@ class FunctionMetrics:
     def write_provisioned(self, target: Target, *, busy: int, available: int) -> None:
         """Write how much of what is provisioned is in use, as a count and as a share."""
         share = busy / available if available else 0.0
-        self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrentExecutions"), busy, "Count")
-        self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrencyUtilization"), share, "Count")
+        self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrentExecutions"), busy, "Count", fine=False)
+        self._monitoring.gauge(target.of_qualifier("ProvisionedConcurrencyUtilization"), share, "Count", fine=False)
 
     def write_url_request(self, target: Target, status: int, latency_ms: float) -> None:
         """Count a request of a function URL."""

@@ -1,11 +1,20 @@
 """The environments of a function version: reused while idle, added when all are busy."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import psutil
+
+from opslib.rehearsal.functions.concurrency import Throttled
 from opslib.rehearsal.functions.environment import FunctionEnvironment
+
+logger = logging.getLogger(__name__)
+
+LEAST_FREE_SHARE = 0.05
+"""Of the machine's memory: below that no environment starts, because a thousand of them fit into few machines."""
 
 IDLE_SECONDS = 600.0
 """How long an environment is kept without an invocation; AWS does not document its own time."""
@@ -27,7 +36,11 @@ class FunctionPool:
 
     @contextmanager
     def environment(self) -> Iterator[FunctionEnvironment]:
-        """Lend an environment for one invocation; `Concurrency` bounds how many there are."""
+        """Lend an environment for one invocation; `Concurrency` bounds how many there are.
+
+        Raises:
+            Throttled: a new one would take the last of the machine's memory.
+        """
         environment = self._take()
         try:
             yield environment
@@ -56,15 +69,26 @@ class FunctionPool:
             environment.close()
 
     def _take(self) -> FunctionEnvironment:
+        self._drop_expired()
         with self._lock:
-            oldest = time.monotonic() - IDLE_SECONDS
+            environment = self._idle.pop() if self._idle else self._build_on_demand()
+            self._busy.add(environment)
+        return environment
+
+    def _drop_expired(self) -> None:
+        oldest = time.monotonic() - IDLE_SECONDS
+        with self._lock:
             expired = [one for one in self._idle if one.last_used < oldest or one.has_exited]
             self._idle = [one for one in self._idle if one not in expired]
-            environment = self._idle.pop() if self._idle else self._build_environment("on-demand")
-            self._busy.add(environment)
         for one in expired:
             one.close()
-        return environment
+
+    def _build_on_demand(self) -> FunctionEnvironment:
+        memory = psutil.virtual_memory()
+        if memory.available < LEAST_FREE_SHARE * memory.total:
+            logger.warning("an invocation is throttled: this machine has no memory for another environment")
+            raise Throttled("ConcurrentInvocationLimitExceeded")
+        return self._build_environment("on-demand")
 
     def _give_back(self, environment: FunctionEnvironment) -> None:
         with self._lock:

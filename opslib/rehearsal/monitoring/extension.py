@@ -42,9 +42,9 @@ class Monitoring:
         """Record one event now; at a speed of s it stands for s of them."""
         self._add(metric, value, self._clock.speed, unit)
 
-    def gauge(self, metric: Metric, value: float, unit: str = "None") -> None:
-        """Record one sample now, of something that is measured at intervals."""
-        self._add(metric, value, 1, unit, fine=True)
+    def gauge(self, metric: Metric, value: float, unit: str = "None", *, fine: bool = True) -> None:
+        """Record one sample now, of something that is measured at intervals; `fine` keeps it by the second."""
+        self._add(metric, value, 1, unit, fine=fine)
 
     def series(
         self, metric: Metric, *, statistic: str, period_seconds: int, periods: int
