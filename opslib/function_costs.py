@@ -4,7 +4,6 @@ Invocations arrive at random (a Poisson process) and Lambda refuses or spills wh
 busy environments are Erlang's loss system. Prices: aws.amazon.com/lambda/pricing, x86, us-east-1, no free tier.
 """
 
-import html
 import itertools
 import math
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 from opslib.errors import ConfigurationError
 from opslib.sizing import REQUESTS_PER_CONCURRENCY
 from opslib.specs import FunctionSpec
+from opslib.tables import Table
 from opslib.traffic import Traffic
 
 DOLLARS_PER_REQUEST = 0.20 / 1e6
@@ -70,7 +70,7 @@ class FunctionCost:
 
 
 @dataclass(frozen=True)
-class FunctionComparison:
+class FunctionComparison(Table):
     """Costs of the same traffic side by side; the last line of a cell shows them as a table."""
 
     costs: Mapping[str, FunctionCost]
@@ -91,20 +91,6 @@ class FunctionComparison:
             }
             for name, one in self.costs.items()
         ]
-
-    def __str__(self) -> str:
-        """Return the table as text."""
-        lines = [list(self.rows[0]), *([str(value) for value in row.values()] for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        )
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.rows[0])
-        rows = ("".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) for row in self.rows)
-        body = "".join(f"<tr>{cells}</tr>" for cells in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def compare_functions(traffic: Traffic, specs: Mapping[str, FunctionSpec], times: FunctionTimes) -> FunctionComparison:

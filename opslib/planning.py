@@ -5,7 +5,6 @@ is over, a scale-out is in service after the start of its instances, and nothing
 tells of a minute up to two minutes late; add that to what is planned. Source of the rules: `opslib.scaling_rules`.
 """
 
-import html
 import itertools
 import math
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from opslib import scaling_rules as rules
 from opslib.errors import ConfigurationError
 from opslib.specs import ScalingSpec
+from opslib.tables import Table
 from opslib.traffic import Traffic
 
 PERIOD_SECONDS = 60
@@ -171,7 +171,7 @@ def tracking(spec: ScalingSpec) -> rules.TargetTracking:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class Comparison(Table):
     """Plans of the same traffic side by side; the last line of a cell shows it as a table."""
 
     plans: Mapping[str, Plan]
@@ -190,22 +190,6 @@ class Comparison:
             }
             for name, one in self.plans.items()
         ]
-
-    def __str__(self) -> str:
-        """Return the table as text."""
-        lines = [list(self.rows[0]), *([str(value) for value in row.values()] for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
-        )
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in self.rows[0])
-        body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(value))}</td>" for value in row.values()) + "</tr>"
-            for row in self.rows
-        )
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def compare(plans: Mapping[str, Plan]) -> Comparison:
