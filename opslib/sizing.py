@@ -63,7 +63,7 @@ def propose(
     safe_rps = max_rps * SAFETY
     target = safe_rps * 60
     least = max(1, math.ceil(usual_rps / max_rps))
-    most = max(least, math.ceil(peak_rps / safe_rps))
+    most = max(least, math.ceil(peak_rps / safe_rps * (1 - 1e-9)))  # 3.0000000000000004 is three
     taken = latency_seconds + function_seconds
     duration = _counted_seconds(taken)
     counted = f"{peak_rps:.1f} requests/s x {duration * 1000:.0f} ms (Little's law"

@@ -17,6 +17,13 @@ def test_the_target_is_half_of_what_an_instance_takes():
     )
 
 
+@pytest.mark.parametrize("max_rps", [0.7, 4.9, 17.3, 141.1])
+def test_three_halves_of_an_instance_are_three_at_half_of_it(max_rps):
+    assert (
+        sizing.propose(max_rps, latency_seconds=0.1, peak_rps=max_rps * 1.1 + max_rps * 0.4).scaling.max_instances == 3
+    )
+
+
 def test_no_more_is_reserved_than_the_endpoint_can_answer():
     proposed = sizing.propose(10, latency_seconds=1, peak_rps=12, function_seconds=0.5)
     assert proposed.scaling.max_instances == 3

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import boto3
@@ -16,8 +17,11 @@ from tests.rehearsal.serving import allow, log_lines, make_role, unique, until
 from tests.rehearsal.test_functions import functions, make_function  # noqa: F401 - fixtures
 
 FAILING = """
+import time
+
 def handler(event, context):
-    print("trying")
+    print("trying", flush=True)
+    time.sleep(event.get("seconds", 0))
     if event.get("fail"):
         raise ValueError("broken on purpose")
     return {"answer": 42}
@@ -79,12 +83,28 @@ def test_a_success_has_its_own_destination_and_a_throttled_event_waits(functions
     functions.put_function_event_invoke_config(
         FunctionName=name, Qualifier="$LATEST", DestinationConfig={"OnSuccess": {"Destination": arn}}
     )
-    functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
-    functions.invoke(FunctionName=name, InvocationType="Event")
-    assert log_lines(f"/aws/lambda/{name}") == []
-    functions.delete_function_concurrency(FunctionName=name)
+    functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=1)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(functions.invoke, FunctionName=name, Payload=b'{"seconds": 2}')
+        until(lambda: log_lines(f"/aws/lambda/{name}"))  # it runs, and there is room for one only
+        functions.invoke(FunctionName=name, InvocationType="Event")
+        assert json.loads(slow.result()["Payload"].read()) == {"answer": 42}
     record = json.loads(received(url)["Body"])
     assert (record["requestContext"]["condition"], record["responsePayload"]) == ("Success", {"answer": 42})
+    assert record["requestContext"]["approximateInvokeCount"] == 1
+
+
+def test_an_event_of_a_function_that_is_shut_off_is_given_up_at_once(functions, make_function, queue):  # noqa: F811
+    url, arn = queue
+    name = make_function(FAILING, Role=sending_role(arn))
+    functions.put_function_event_invoke_config(FunctionName=name, DestinationConfig={"OnFailure": {"Destination": arn}})
+    functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    functions.invoke(FunctionName=name, InvocationType="Event")
+    record = json.loads(received(url)["Body"])
+    context = record["requestContext"]
+    assert (context["condition"], context["approximateInvokeCount"]) == ("ZeroReservedConcurrency", 0)
+    assert "responsePayload" not in record
+    assert log_lines(f"/aws/lambda/{name}") == []
 
 
 def test_settings_come_and_go_and_need_the_roles_permission(functions, make_function, queue):  # noqa: F811

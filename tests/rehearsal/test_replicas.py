@@ -1,5 +1,6 @@
 """Replicas behind one address: they share the load, and only what a dead one held is lost."""
 
+import logging
 import os
 import random
 import signal
@@ -12,7 +13,10 @@ from tests.rehearsal.serving import settled, until
 from tests.rehearsal.test_endpoints import ask, create_config, deploy, make_model  # noqa: F401 - fixtures
 from tests.rehearsal.traffic import Traffic
 
-ROUNDS = 2
+logger = logging.getLogger(__name__)
+
+ROUNDS = int(os.environ.get("KILL_ROUNDS", "2"))
+"""Two of three replicas are killed in each; KILL_ROUNDS=180 takes about a minute, --log-cli-level=INFO tells."""
 SLOW = """
 import os, time
 
@@ -40,6 +44,7 @@ def test_replicas_share_the_load_and_only_what_a_killed_one_held_is_lost(deploy,
                 kills[pid] = time.monotonic()
         until(lambda: replicas(traffic, kills))
     assert counted(name) == 3
+    logger.info("%d kills, %d of %d requests failed", len(kills), len(traffic.failures), len(traffic.attempts))
     assert len(traffic.answers) == 3 + 2 * ROUNDS
     for failure in traffic.failures:
         assert failure.error == "ModelError"

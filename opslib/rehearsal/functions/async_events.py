@@ -125,6 +125,9 @@ class AsyncEvents:
             wait_seconds = RETRY_AFTER_SECONDS[waiting.count - 1]
         except Throttled:
             self._runner.metrics.count(waiting.event.target, "Throttles")
+            if self._runner.concurrency.is_shut_off(waiting.event.function):
+                self._finish(waiting, "ZeroReservedConcurrency")
+                return
             wait_seconds, backoff_seconds = backoff_seconds, min(2 * backoff_seconds, LONGEST_BACKOFF_SECONDS)
         except ServiceError:  # it is being updated: in a second again
             pass

@@ -99,6 +99,10 @@ class Concurrency:
                 self._on_demand[key] -= not is_provisioned
                 self._running[key] -= 1
 
+    def is_shut_off(self, function: LambdaFunction) -> bool:
+        """Return whether nothing is reserved for a function: it is not to run at all."""
+        return _reservations(function.region).get(function.function_name) == 0
+
     def set_aside(self, target: Target, count: int) -> None:
         """Set concurrency aside for what a version or alias has provisioned, in place of what it had.
 
