@@ -3,13 +3,15 @@
     serve run config.yaml                      # in the folder of the unpacked model.tar.gz
     curl -H 'Content-Type: image/jpeg' --data-binary @photo.jpg http://127.0.0.1:8000/
 
-Photos are decoded and computed in threads, so that one replica keeps all its cores busy. When as many requests wait as
-can be answered in a second or two, further ones are answered 503 with Retry-After at once, instead of late.
+Photos are decoded and computed in threads, so that one replica keeps all its cores busy. When so many requests wait
+that another one would be answered in more than a second and a half, going by how long the last ones took, it is
+answered 503 with Retry-After at once, instead of late.
 """
 
 import asyncio
 import os
 import sys
+import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,8 +24,13 @@ MODEL_DIR = Path(os.environ.get("SM_MODEL_DIR") or Path(__file__).resolve().pare
 
 THREADS_PER_CORE = 2
 """While one thread of a core computes, the other reads and decodes the next photo."""
-WAITING_PER_CORE = 32
+LONGEST_WAIT_SECONDS = 1.5
 RETRY_AFTER_SECONDS = 1
+MOST_UNDER_WAY = 1000
+FIRST_GUESS_SECONDS = 0.1
+"""For a photo in a thread, before any was measured: a ResNet-50 with two threads for a core."""
+NEWEST_SHARE = 0.05
+"""Of a measured time in the running mean, once there are twenty."""
 
 
 @serve.deployment(max_ongoing_requests=1024, ray_actor_options={"num_cpus": 1})
@@ -40,13 +47,14 @@ class Classifier:
         cores = serving_cores()
         self._functions = inference
         self._model = inference.model_fn(str(MODEL_DIR))
-        self._pool = ThreadPoolExecutor(cores * THREADS_PER_CORE, thread_name_prefix="photo")
-        self._most = cores * (THREADS_PER_CORE + WAITING_PER_CORE)
+        self._threads = cores * THREADS_PER_CORE
+        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
         self._under_way = 0
+        self._photo_seconds, self._measured = FIRST_GUESS_SECONDS, 0
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request with the status, the body and the type of what inference.py says."""
-        if self._under_way >= self._most:
+        if self._is_full():
             return Response("too many requests wait", 503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
         self._under_way += 1
         try:
@@ -56,8 +64,14 @@ class Classifier:
         finally:
             self._under_way -= 1
 
+    def _is_full(self) -> bool:
+        """Return whether another request would wait for too long; one for which a thread is idle never does."""
+        wait_seconds = self._under_way / self._threads * self._photo_seconds
+        too_late = self._under_way >= self._threads and wait_seconds > LONGEST_WAIT_SECONDS
+        return too_late or self._under_way >= MOST_UNDER_WAY
+
     def _answer(self, body: bytes, content_type: str, accept: str) -> Response:
-        functions = self._functions
+        functions, started = self._functions, time.perf_counter()
         try:
             prediction = functions.predict_fn(functions.input_fn(body, content_type), self._model)
             text, kind = functions.output_fn(prediction, accept)
@@ -66,6 +80,9 @@ class Classifier:
         except Exception:  # noqa: BLE001 - one request's failure is not the replica's
             traceback.print_exc()
             return Response("the model failed; its log says why", 500, media_type="text/plain")
+        self._measured += 1
+        share = max(NEWEST_SHARE, 1 / self._measured)
+        self._photo_seconds += share * (time.perf_counter() - started - self._photo_seconds)
         return Response(text, headers={"content-type": kind})
 
 

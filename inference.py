@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from opslib.vision.artifact import load_artifact
+from opslib.vision.artifact import open_artifact
 from opslib.vision.decoding import PhotoDecodingError, decode_photo
 from opslib.vision.fetching import fetch_photo
 from opslib.vision.refusals import RequestError
@@ -64,8 +64,9 @@ def model_fn(model_dir: str) -> ServedModel:
         ConfigurationError: An OPSLIB_* variable is unknown or wrong.
     """
     url_hosts(os.environ)  # a wrong setting must stop the server, not every request
-    model = load_artifact(Path(model_dir), "cuda" if torch.cuda.is_available() else "cpu")
-    return ServedModel(build_scorer(model, Path(model_dir)), model.classes, model.transform)
+    artifact = open_artifact(Path(model_dir))
+    scorer = build_scorer(artifact, "cuda" if torch.cuda.is_available() else "cpu")
+    return ServedModel(scorer, artifact.classes, artifact.transform)
 
 
 def input_fn(request_body: bytes | bytearray | str, content_type: str) -> bytes:

@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import numpy
 import torch
 
-from opslib.vision.artifact import LoadedModel
+from opslib.vision.artifact import Artifact, LoadedModel
 from opslib.vision.exporting import ONNX_FILE
 from opslib.vision.folding import fold_batch_norm
 from opslib.vision.runtimes import compile_network
@@ -49,28 +49,33 @@ def serving_cores() -> int:
     return min(int(told), usable_cores()) if told.isdecimal() and int(told) else usable_cores()
 
 
-def build_scorer(model: LoadedModel, directory: Path) -> Scorer:
-    """Return the fastest scorer for a model, warmed up: its first photo takes no longer than the others."""
-    scorer = _fast_scorer(model, directory) if model.device.type == "cpu" else None
-    scorer = scorer or TorchScorer(model)
+def build_scorer(artifact: Artifact, device: str = "cpu") -> Scorer:
+    """Return the fastest scorer for a model, warmed up: its first photo takes no longer than the others.
+
+    Raises:
+        ArtifactError: torch is to compute, and the weights do not belong to the description.
+    """
+    scorer = _fast_scorer(artifact) if device == "cpu" else None
+    scorer = scorer or TorchScorer(artifact.load(device))
+    size = artifact.transform.size
     for _ in range(2):
-        scorer.scores(numpy.zeros((model.transform.size, model.transform.size, 3), dtype=numpy.uint8))
-    logger.info("scores are computed by %s on %s, %d cores", scorer.name, model.device, serving_cores())
+        scorer.scores(numpy.zeros((size, size, 3), dtype=numpy.uint8))
+    logger.info("scores are computed by %s on %s, %d cores", scorer.name, device, serving_cores())
     return scorer
 
 
-def _fast_scorer(model: LoadedModel, directory: Path) -> Scorer | None:
+def _fast_scorer(artifact: Artifact) -> Scorer | None:
     """Return OpenVINO's scorer, or None when the artifact or this machine has not what it takes."""
-    known = model.metadata.get("runtime") or {}
-    file = directory / Path(str(known.get("file", ONNX_FILE))).name
+    known = artifact.metadata.get("runtime") or {}
+    file = artifact.directory / Path(str(known.get("file", ONNX_FILE))).name
     if known.get("engine") != "openvino" or not file.is_file():
         return None
     if not importlib.util.find_spec("openvino"):
         logger.warning("openvino is not installed here: torch computes the scores, three times as slowly")
         return None
     cores, source = serving_cores(), file.read_bytes() if file.suffix == ".onnx" else file
-    alone = compile_network(source, model.transform, threads=cores, streams=1)
-    together = compile_network(source, model.transform, threads=cores, streams=cores) if cores > 1 else alone
+    alone = compile_network(source, artifact.transform, threads=cores, streams=1)
+    together = compile_network(source, artifact.transform, threads=cores, streams=cores) if cores > 1 else alone
     if alone is None or together is None:
         logger.warning("openvino cannot read %s: torch computes the scores, three times as slowly", file.name)
         return None

@@ -9,7 +9,7 @@ from PIL import Image
 
 from opslib.errors import ConfigurationError
 from opslib.vision import quantising
-from opslib.vision.artifact import ModelDescription, load_artifact, save_artifact
+from opslib.vision.artifact import ModelDescription, open_artifact, save_artifact
 from opslib.vision.backbones import build_backbone
 from opslib.vision.data import Photo
 from opslib.vision.exporting import ONNX_FILE, export_classifier
@@ -53,7 +53,7 @@ def test_int8_is_kept_only_if_it_is_right_as_often(exported, photos, tmp_path, m
     assert lines[0].startswith("int8 kept" if is_kept else "int8 refused")
     description = ModelDescription(backbone.name, ("a", "b"), backbone.transform, {}, {}, found.to_dict())
     save_artifact(tmp_path / "model", classifier, description)
-    scorer = build_scorer(load_artifact(tmp_path / "model"), tmp_path / "model")
+    scorer = build_scorer(open_artifact(tmp_path / "model"))
     assert scorer.name == "openvino"
     assert len(scorer.scores(numpy.zeros((224, 224, 3), dtype=numpy.uint8))) == 2
 

@@ -1,8 +1,11 @@
 """Scores from many threads at once, by OpenVINO and by torch, and the file that they come from."""
 
+import hashlib
 import json
 import logging
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import numpy
@@ -10,8 +13,9 @@ import pytest
 import torch
 
 import inference
-from opslib.vision import exporting, serving
-from opslib.vision.artifact import ModelDescription, load_artifact, save_artifact
+from opslib.errors import ArtifactError
+from opslib.vision import artifact, exporting, serving
+from opslib.vision.artifact import ModelDescription, load_artifact, open_artifact, save_artifact
 from opslib.vision.backbones import build_backbone
 from opslib.vision.exporting import ONNX_FILE, export_classifier
 from opslib.vision.model import Classifier, build_head
@@ -53,8 +57,8 @@ def test_the_export_says_what_it_is(model_dir):
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_eight_threads_get_the_scores_of_their_own_photos(model_dir, photos, expected, engine):
-    model = load_artifact(model_dir)
-    scorer = serving.build_scorer(model, model_dir) if engine == "openvino" else serving.TorchScorer(model)
+    opened = open_artifact(model_dir)
+    scorer = serving.build_scorer(opened) if engine == "openvino" else serving.TorchScorer(opened.load())
     assert scorer.name == engine
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
@@ -71,11 +75,42 @@ def test_torch_serves_where_openvino_is_not_installed(model_dir, monkeypatch, ca
     assert [record.message for record in caplog.records if "openvino is not installed" in record.message]
 
 
-def test_a_file_that_is_no_network_is_not_fatal(model_dir, tmp_path, caplog):
-    (tmp_path / ONNX_FILE).write_bytes(b"not a network")
-    scorer = serving.build_scorer(load_artifact(model_dir), tmp_path)
-    assert scorer.name == "torch"
+@pytest.fixture
+def copied(model_dir, tmp_path):
+    """A copy of the model, to be damaged."""
+    return Path(shutil.copytree(model_dir, tmp_path / "model"))
+
+
+def test_a_file_that_openvino_cannot_read_is_not_fatal(copied, caplog):
+    (copied / ONNX_FILE).write_bytes(b"not a network")
+    fields = json.loads((copied / "model.json").read_text())
+    fields["runtime"]["sha256"] = {ONNX_FILE: hashlib.sha256(b"not a network").hexdigest()}
+    (copied / "model.json").write_text(json.dumps(fields))
+    assert inference.model_fn(str(copied)).scorer.name == "torch"
     assert "cannot read" in caplog.text
+
+
+def test_a_damaged_network_does_not_answer(copied):
+    data = bytearray((copied / ONNX_FILE).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copied / ONNX_FILE).write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"model\.onnx is damaged"):
+        inference.model_fn(str(copied))
+    (copied / ONNX_FILE).unlink()
+    with pytest.raises(ArtifactError, match=r"model\.onnx is missing"):
+        inference.model_fn(str(copied))
+
+
+def test_openvino_answers_without_the_networks_weights_in_torch(model_dir, monkeypatch):
+    monkeypatch.setattr(artifact, "build_backbone", None)  # half of a server's start would go there
+    assert inference.model_fn(str(model_dir)).scorer.name == "openvino"
+
+
+def test_an_artifact_of_an_opslib_before_digests_is_served(copied):
+    fields = json.loads((copied / "model.json").read_text())
+    del fields["runtime"]["sha256"]
+    (copied / "model.json").write_text(json.dumps(fields))
+    assert inference.model_fn(str(copied)).scorer.name == "openvino"
 
 
 def test_nothing_is_exported_that_computes_something_else(model_dir, tmp_path, monkeypatch):
