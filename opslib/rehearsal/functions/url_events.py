@@ -6,6 +6,7 @@ Source: docs.aws.amazon.com/lambda/latest/dg/urls-invocation.html.
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -20,6 +21,8 @@ _TEXTS = ("text/", "application/json", "application/javascript", "application/xm
 
 _OWN_HEADERS = frozenset({"connection", "content-length", "date", "transfer-encoding", "set-cookie"})
 """What the server says itself, whatever the function returns."""
+
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 @dataclass(frozen=True)
@@ -108,11 +111,13 @@ def read_result(payload: bytes) -> Reply:
         body = result.encode() if isinstance(result, str) else payload
         return Reply(200, {"Content-Type": "application/json"}, body)
     status = int(result["statusCode"])
-    if not 100 <= status <= 599:
-        raise ValueError(f"{status} is no status")
+    if not 200 <= status <= 599:
+        raise ValueError(f"{status} is no status of an answer")
     headers = {"Content-Type": "application/json"}
     for name, value in dict(result.get("headers") or {}).items():
-        if _one_line(str(name)).lower() not in _OWN_HEADERS:
+        if not _HEADER_NAME.fullmatch(str(name)):
+            raise ValueError(f"{name!r} is no name of a header")
+        if str(name).lower() not in _OWN_HEADERS:
             _set(headers, str(name), _one_line(str(value)))
     cookies = tuple(_one_line(str(one)) for one in result.get("cookies") or ())
     return Reply(status, headers, _reply_body(result), cookies)
