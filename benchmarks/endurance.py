@@ -3,10 +3,11 @@
     python benchmarks/endurance.py [--minutes 30] [--share 0.7] [--json FILE]
 
 It trains a small drawn set, deploys it on one instance behind a function, finds the knee of the instance, and sends
-`share` of it for so many minutes, at the times of an open loop. Meanwhile it reads the memory and the open files of
-every process of the rehearsal from /proc. A process is flat when the slope of its memory is no more than three times
-the slope's own standard error, or below a hundredth of its size in an hour, and when it has at some moment of the last
-third no more files open than at some moment of the first: connections come and go with the load, a leak never goes.
+`share` of it for so many minutes, at the times of an open loop. Meanwhile it reads the memory of every process of the
+rehearsal from /proc. A process is flat when the slope of its memory is no more than three times the slope's own
+standard error, or below a hundredth of its size in an hour, and when it has no more files open at rest after the load
+than it had at rest before: connections come and go with the load and close when they are idle, a leak stays. Nor may
+there be more processes.
 """
 
 import argparse
@@ -15,8 +16,9 @@ import os
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +30,8 @@ from opslib.rehearsal import daemon
 from opslib.specs import EndpointSpec
 
 SAMPLE_EVERY_SECONDS = 5.0
+REST_SECONDS = 75.0
+"""Longer than the minute for which the rehearsal's servers keep an idle connection open."""
 WARM_UP_SHARE = 0.2
 """Of the time: allocators fill their pools and caches reach their bounds, which is no growth."""
 MEBIBYTE = 2**20
@@ -40,16 +44,13 @@ class Watched:
     command: str
     seconds: list[float] = field(default_factory=list)
     rss_bytes: list[int] = field(default_factory=list)
-    files: list[int] = field(default_factory=list)
 
     def growth(self) -> dict[str, float]:
-        """Return the memory's slope with its standard error, in MiB an hour, and how many files more are open."""
+        """Return the memory at the end in MiB, and its slope with the slope's standard error in MiB an hour."""
         first = int(len(self.seconds) * WARM_UP_SHARE)
         hours, sizes = numpy.array(self.seconds[first:]) / 3600, numpy.array(self.rss_bytes[first:]) / MEBIBYTE
         (slope, _), covariance = numpy.polyfit(hours, sizes, 1, cov=True)
-        third = len(self.files[first:]) // 3
-        more = min(self.files[-third:]) - min(self.files[first:][:third])
-        return {"rss_mib": sizes[-1], "slope": slope, "error": covariance[0, 0] ** 0.5, "files_more": more}
+        return {"rss_mib": sizes[-1], "slope": slope, "error": covariance[0, 0] ** 0.5}
 
 
 def descendants(pid: int) -> Iterator[int]:
@@ -62,7 +63,7 @@ def descendants(pid: int) -> Iterator[int]:
 
 @contextmanager
 def watched(pid: int) -> Iterator[dict[int, Watched]]:
-    """Read memory and files of a tree of processes until the block ends."""
+    """Read the memory of a tree of processes until the block ends."""
     found: dict[int, Watched] = {}
     over, started = threading.Event(), time.monotonic()
 
@@ -84,19 +85,32 @@ def sample(found: dict[int, Watched], pid: int, seconds: float) -> None:
     """Add one look at a process, unless it has ended meanwhile."""
     folder = Path(f"/proc/{pid}")
     try:
-        pages, files = int((folder / "statm").read_text().split()[1]), len(list((folder / "fd").iterdir()))
+        pages = int((folder / "statm").read_text().split()[1])
         command = (folder / "cmdline").read_text().replace("\0", " ")
     except (FileNotFoundError, ProcessLookupError):
         return
     process = found.setdefault(pid, Watched(command[:100]))
     process.seconds.append(seconds)
     process.rss_bytes.append(pages * os.sysconf("SC_PAGE_SIZE"))
-    process.files.append(files)
 
 
-def is_flat(growth: dict[str, float]) -> bool:
+def files_at_rest(pid: int) -> dict[int, Counter[str]]:
+    """Wait until idle connections have closed, and count the open files of a tree of processes by what they are."""
+    time.sleep(REST_SECONDS)
+    return {one: Counter(open_files(one)) for one in descendants(pid)}
+
+
+def open_files(pid: int) -> Iterator[str]:
+    """Yield what each open file of a process is: a path, or `socket`, `pipe` or the like without its number."""
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since it was listed
+            target = str(link.readlink())
+            yield target if target.startswith("/") else target.partition(":")[0]
+
+
+def is_flat(growth: dict[str, object]) -> bool:
     """Tell whether a process does not grow: not more than its noise, or than a hundredth in an hour."""
-    return growth["slope"] <= max(3 * growth["error"], growth["rss_mib"] / 100) and growth["files_more"] <= 0
+    return growth["slope"] <= max(3 * growth["error"], growth["rss_mib"] / 100) and not growth["files_more"]
 
 
 def measure(directory: Path, minutes: float, share: float, server: int) -> dict[str, object]:
@@ -107,10 +121,15 @@ def measure(directory: Path, minutes: float, share: float, server: int) -> dict[
     knee = load.find_knee(target)
     rate = share * knee.max_rps
     print(f"one instance takes {knee.max_rps:.1f} requests/s; {minutes:g} minutes at {rate:.1f} follow", flush=True)
+    before = files_at_rest(server)
     with watched(server) as processes:
         report = load.run_load(target, load.LoadPlan.constant(rate, minutes * 60))
-    lived = [one for one in processes.values() if len(one.seconds) >= 10 and one.seconds[-1] >= 0.9 * minutes * 60]
-    rows = {f"{one.command}": one.growth() for one in lived}
+    after = files_at_rest(server)
+    lived = {pid for pid, one in processes.items() if len(one.seconds) >= 10} & before.keys() & after.keys()
+    rows = {
+        processes[pid].command: processes[pid].growth() | {"files_more": dict(after[pid] - before[pid])}
+        for pid in sorted(lived)
+    }
     return {
         "knee_rps": knee.max_rps,
         "rate_rps": rate,
@@ -118,7 +137,8 @@ def measure(directory: Path, minutes: float, share: float, server: int) -> dict[
         "failed": report.requests - report.answered,
         "p95_ms": report.p95_ms,
         "processes": rows,
-        "flat": all(map(is_flat, rows.values())),
+        "processes_more": len(after) - len(before),
+        "flat": all(map(is_flat, rows.values())) and len(after) <= len(before),
         "left": len(sweeping.sweep(run).leftovers),
     }
 
@@ -127,11 +147,12 @@ def show(figures: dict[str, object]) -> None:
     """Print the figures, a row for each process."""
     for name, figure in figures.items():
         if name != "processes":
-            print(f"{name:<12}{figure}")
+            print(f"{name:<16}{figure}")
     print(f"{'MiB':>8}{'MiB/h':>9}{'+-':>8}{'files':>7}  process")
     for command, growth in figures["processes"].items():
-        cells = f"{growth['rss_mib']:8.1f}{growth['slope']:9.2f}{growth['error']:8.2f}{growth['files_more']:+7d}"
-        print(f"{cells}  {command}{'' if is_flat(growth) else '  GROWS'}")
+        files, verdict = sum(growth["files_more"].values()), "" if is_flat(growth) else "GROWS"
+        cells = f"{growth['rss_mib']:8.1f}{growth['slope']:9.2f}{growth['error']:8.2f}{files:+7d}"
+        print(f"{cells}  {command}  {verdict}")
 
 
 def main() -> None:
