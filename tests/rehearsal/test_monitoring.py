@@ -75,6 +75,20 @@ def test_seconds_are_forgotten_and_minutes_stay():
     assert store.sample(METRIC, 600, 60).count == 1
 
 
+def test_a_late_value_is_kept_by_the_minute_when_its_second_is_forgotten():
+    store = MetricStore()
+    store.add(METRIC, 6 * 3600, sample_of(1), fine=True)
+    store.add(METRIC, 3600, sample_of(5), fine=True)
+    assert store.sample(METRIC, 3600, 10) is None
+    assert store.sample(METRIC, 3600, 60).total == 5
+
+
+def test_a_period_may_be_longer_than_what_is_kept():
+    store = MetricStore()
+    store.add(METRIC, 600, sample_of(1))
+    assert store.sample(METRIC, 0, 60 * 10**12).total == 1
+
+
 def test_a_minute_that_is_over_keeps_all_its_values_and_takes_late_ones():
     store, metric = MetricStore(), Metric.of("r", "N", "latency")
     values = [1.5**number for number in range(40)] + [0.0, -3.0]
@@ -118,6 +132,7 @@ def minutes(values):
         ([11], "ignore", INSUFFICIENT),
         ([11, 11, 11], "ignore", ALARM),
         ([9, 9, 11], "ignore", OK),
+        ([9], "ignore", OK),
     ],
 )
 def test_an_alarm_treats_missing_data_as_it_says(values, treatment, state):
@@ -162,6 +177,46 @@ def test_an_alarm_rings_after_three_minutes_of_its_clock_and_again_while_it_last
     assert heard[-1][:3] == (REGION, "high", OK)
 
 
+def test_a_long_period_slides_and_is_over_when_it_is_judged():
+    monitoring = Monitoring(Clock(600))
+    low = {**HIGH, "AlarmName": "low", "Period": 300, "EvaluationPeriods": 1, "Threshold": 3.5}
+    watched, asked = [], monitoring._datapoints
+    monitoring._watch._datapoints = lambda *said: watched.append((said[1], asked(*said))) or watched[-1][1]
+    monitoring.put_alarm(REGION, {**low, "ComparisonOperator": "LessThanThreshold"})
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(0.005):
+            monitoring.gauge(METRIC, 1)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    try:
+        wait_until(lambda: len(watched) >= 12)
+    finally:
+        ended.set()
+        thread.join()
+        monitoring.stop()
+    for end, points in watched[1:]:
+        assert points[-1][0].timestamp() == end - 300
+    assert len({end % 300 for end, _ in watched}) > 1
+    # From the sixth minute on, five whole minutes of beats are over at every look.
+    assert all(points[-1][1] > 3.5 for _, points in watched[6:])
+
+
+def test_an_alarm_that_cannot_be_evaluated_stops_no_other():
+    monitoring = Monitoring(Clock(600))
+    monitoring.put_alarm(REGION, {**HIGH, "AlarmName": "broken"})
+    monitoring._watch.find(REGION, "broken").params["EvaluationPeriods"] = "no number"
+    monitoring.put_alarm(
+        REGION, {**HIGH, "AlarmName": "whole", "EvaluationPeriods": 1, "TreatMissingData": "breaching"}
+    )
+    try:
+        wait_until(lambda: monitoring.alarm_state(REGION, "whole") == ALARM)
+    finally:
+        monitoring.stop()
+
+
 @pytest.mark.parametrize(
     ("expression", "expected"),
     [
@@ -179,9 +234,12 @@ def test_metric_math(expression, expected):
     assert evaluate(expression, known, 60, [0.0, 60.0]) == pytest.approx(expected)
 
 
-@pytest.mark.parametrize(
-    "expression", ["__import__('os')", "METRICS()", "nobody", "errors.x", "9^9^9^9", "(" * 500, ""]
-)
+@pytest.mark.parametrize("expression", ["1 / 0", "SUM(errors) / SUM(none)", "none ^ -1", "(0 - 1) ^ 0.5", "9^9^9^9"])
+def test_what_is_no_number_is_no_data(expression):
+    assert evaluate(expression, {"errors": {0.0: 1.0}, "none": {0.0: 0.0}}, 60, [0.0]) == {}
+
+
+@pytest.mark.parametrize("expression", ["__import__('os')", "METRICS()", "nobody", "errors.x", "(" * 500, ""])
 def test_what_is_no_metric_math_is_refused(expression):
     with pytest.raises(ServiceError, match="ValidationError"):
         evaluate(expression, {"errors": {0.0: 1.0}}, 60, [0.0])
@@ -250,6 +308,8 @@ def test_the_life_of_an_alarm(cloudwatch):
         ({"Statistic": None}, "Statistic"),
         ({"Statistic": None, "ExtendedStatistic": "p101"}, "p101"),
         ({"DatapointsToAlarm": 4}, "datapoints to alarm"),
+        ({"Period": 60, "EvaluationPeriods": 1441}, "more than a day"),
+        ({"Period": 86400, "EvaluationPeriods": 1_000_000}, "more than a week"),
     ],
 )
 def test_bad_alarms_are_refused(cloudwatch, change, word):
@@ -261,5 +321,9 @@ def test_bad_alarms_are_refused(cloudwatch, change, word):
 def test_a_caller_cannot_write_awss_own_metrics(cloudwatch):
     with pytest.raises(ClientError, match="AWS/"):
         cloudwatch.put_metric_data(Namespace="AWS/SageMaker", MetricData=[{"MetricName": "x", "Value": 1.0}])
+    with pytest.raises(ClientError, match="MissingParameter"):
+        cloudwatch.put_metric_data(Namespace="mine", MetricData=[{"MetricName": "x"}])
+    with pytest.raises(ClientError, match="Counts"):
+        cloudwatch.put_metric_data(Namespace="mine", MetricData=[{"MetricName": "x", "Values": [1.0], "Counts": [0]}])
     with pytest.raises(ClientError, match="NaN"):
         cloudwatch.put_metric_data(Namespace="mine", MetricData=[{"MetricName": "x", "Value": math.nan}])

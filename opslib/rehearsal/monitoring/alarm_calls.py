@@ -155,6 +155,7 @@ def _check(params: Mapping[str, Any]) -> None:
     if "Metrics" in params:
         _check_queries(params)
         return
+    _check_range(params["EvaluationPeriods"], params.get("Period", 0))
     for name in ("MetricName", "Namespace", "Period"):
         if name not in params:
             raise _invalid(f"{name} must be specified.")
@@ -169,6 +170,24 @@ def _check_queries(params: Mapping[str, Any]) -> None:
         raise _invalid("Metrics cannot be specified together with a single metric's parameters.")
     if sum(one.get("ReturnData", True) for one in params["Metrics"]) != 1:
         raise _invalid("Exactly one element of the Metrics list should return data.")
+    stats = [one["MetricStat"] for one in params["Metrics"] if "MetricStat" in one]
+    for stat in stats:
+        check_statistic(stat["Stat"])
+    for period in [
+        *(stat["Period"] for stat in stats),
+        *(one["Period"] for one in params["Metrics"] if "Period" in one),
+    ]:
+        check_period(period)
+        _check_range(params["EvaluationPeriods"], period)
+
+
+def _check_range(periods: int, period_seconds: int) -> None:
+    """Refuse to look back further than AWS does: a week for periods of an hour and more, a day for others."""
+    longest, words = (7 * 24 * 3600, "a week") if period_seconds >= 3600 else (24 * 3600, "a day")
+    if periods * period_seconds > longest:
+        raise _invalid(
+            f"Metrics cannot be checked across more than {words} (EvaluationPeriods * Period must be <= {longest})."
+        )
 
 
 def _has_action(alarm: Alarm, prefix: str) -> bool:

@@ -86,7 +86,7 @@ class Alarm:
         if not known:
             return self.state if treatment == "ignore" else INSUFFICIENT
         if treatment == "ignore":
-            return OK if breaching + absent < wanted else self.state
+            return self.state if breaching == len(known) else OK
         # What is there is all beyond the threshold: as on AWS it rings once the oldest is as old as it takes, so that
         # the first datapoint of a new metric alone does not.
         is_old = (end - known[0][0]).total_seconds() >= wanted * self.period_seconds

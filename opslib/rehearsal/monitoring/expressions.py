@@ -4,8 +4,10 @@ Source: https://docs.aws.amazon.com/AmazonCloudWatch/latest/monitoring/using-met
 """
 
 import ast
+import math
 import operator
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from opslib.rehearsal.calls import ServiceError
 
@@ -14,7 +16,7 @@ Series = dict[float, float]
 Value = float | Series | list[Series]
 
 _LONGEST = 2048
-_BINARY: dict[type[ast.operator], Callable[[float, float], float]] = {
+_BINARY: dict[type[ast.operator], Callable[[float, float], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -47,7 +49,7 @@ def evaluate(expression: str, known: Mapping[str, Series], period_seconds: int, 
         # CloudWatch writes a power as ^, which Python reads as something else with another precedence.
         tree = ast.parse(expression.replace("^", "**"), mode="eval").body
         found = _Evaluation(known, period_seconds, starts).value(tree)
-    except (SyntaxError, RecursionError, OverflowError, ValueError, TypeError, KeyError) as error:
+    except (SyntaxError, RecursionError, ValueError, TypeError, KeyError) as error:
         raise _refused(expression, str(error)) from error
     if isinstance(found, list):
         raise _refused(expression, "it returns several time series")
@@ -96,18 +98,27 @@ class _Evaluation:
         raise ValueError(f"{name} with these arguments is not rehearsed")
 
 
-def _paired(apply: Callable[[float, float], float], left: Value, right: Value) -> Value:
+def _combined(apply: Callable[[float, float], Any], left: float, right: float) -> Series | float:
+    """Return what an operator makes of two numbers; no data where it makes no number, as of a division by zero."""
+    try:
+        found = apply(left, right)
+    except ArithmeticError:
+        return {}
+    return found if isinstance(found, float) and math.isfinite(found) else {}
+
+
+def _paired(apply: Callable[[float, float], Any], left: Value, right: Value) -> Value:
     if isinstance(left, list) or isinstance(right, list):
         raise TypeError("an operator between several time series")
     if not isinstance(left, dict) and not isinstance(right, dict):
-        return apply(left, right)
+        return _combined(apply, left, right)
     times = [at for one in (left, right) if isinstance(one, dict) for at in one]
     found: Series = {}
     for at in sorted(set(times)):
         a = left.get(at) if isinstance(left, dict) else left
         b = right.get(at) if isinstance(right, dict) else right
-        if a is not None and b is not None and not (apply is operator.truediv and b == 0):
-            found[at] = apply(a, b)
+        if a is not None and b is not None and isinstance(value := _combined(apply, a, b), float):
+            found[at] = value
     return found
 
 

@@ -86,6 +86,7 @@ class Monitoring:
         seconds = alarm.period_seconds
         start = datetime.fromtimestamp(end - periods * seconds, UTC)
         queries = alarm.queries
-        found = self._queries.series_of(alarm.region, queries, start, datetime.fromtimestamp(end, UTC))
+        # An alarm's window slides: its periods are over when it is evaluated, wherever the clock's hour began.
+        found = self._queries.series_of(alarm.region, queries, start, datetime.fromtimestamp(end, UTC), origin=end)
         returned = next(one["Id"] for one in queries if one.get("ReturnData", True))
         return [(datetime.fromtimestamp(at, UTC), value) for at, value in sorted(found[returned].items())]

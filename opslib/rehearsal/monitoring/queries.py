@@ -21,6 +21,8 @@ _FINE_PERIODS = frozenset({1, 5, 10, 20, 30})
 _MOST_DATAPOINTS = 1440
 _MOST_DATAPOINTS_OF_QUERIES = 100_800
 _MOST_METRICS_LISTED = 500
+_LARGEST = 2.0**360
+"""Values are between minus this and this, as on AWS."""
 _RECENT_SECONDS = 3 * 3600
 _LISTED_SECONDS = 14 * 24 * 3600
 
@@ -96,16 +98,21 @@ class MetricQueries:
         return {"Metrics": [_shown(metric) for metric in page], "NextToken": token}
 
     def series_of(
-        self, region: str, queries: Sequence[Mapping[str, Any]], start: datetime, end: datetime
+        self, region: str, queries: Sequence[Mapping[str, Any]], start: datetime, end: datetime, origin: float = 0.0
     ) -> dict[str, Series]:
-        """Return the series of each query by its id; expressions may name those before and after them."""
+        """Return the series of each query by its id; expressions may name those before and after them.
+
+        Periods begin at whole multiples of their length from `origin`, in seconds since 1970.
+        """
         periods = [one["MetricStat"]["Period"] for one in queries if "MetricStat" in one]
         period = max([*periods, *(one.get("Period", 0) for one in queries)], default=60) or 60
         found = {
-            one["Id"]: self._series(region, one["MetricStat"], start, end) for one in queries if "MetricStat" in one
+            one["Id"]: self._series(region, one["MetricStat"], start, end, origin)
+            for one in queries
+            if "MetricStat" in one
         }
         waiting = [one for one in queries if "MetricStat" not in one]
-        starts = _starts(start, end, period)
+        starts = _starts(start, end, period, origin)
         while waiting:
             ready = [one for one in waiting if not _names(one) & {other["Id"] for other in waiting}]
             if not ready:
@@ -115,10 +122,10 @@ class MetricQueries:
             waiting = [one for one in waiting if one not in ready]
         return found
 
-    def _series(self, region: str, stat: Mapping[str, Any], start: datetime, end: datetime) -> Series:
+    def _series(self, region: str, stat: Mapping[str, Any], start: datetime, end: datetime, origin: float) -> Series:
         check_statistic(stat["Stat"])
         metric, seconds = metric_of(region, stat["Metric"]), stat["Period"]
-        samples = {at: self._store.sample(metric, at, seconds) for at in _starts(start, end, seconds)}
+        samples = {at: self._store.sample(metric, at, seconds) for at in _starts(start, end, seconds, origin)}
         return {at: sample.statistic(stat["Stat"]) for at, sample in samples.items() if sample}
 
     def _read(self, region: str, namespace: str, datum: Mapping[str, Any]) -> tuple[Metric, float, Sample, bool]:
@@ -127,11 +134,17 @@ class MetricQueries:
             raise _invalid("The parameter MetricData.member.1.Timestamp must be within two weeks and two hours of now.")
         sample = Sample(unit=datum.get("Unit", "None"))
         for value, weight in _values(datum):
-            if not math.isfinite(value):
-                raise _invalid("The value NaN for parameter MetricData.member.1.Value is invalid.")
+            _check_number(value)
+            if not 0 < weight < math.inf:
+                raise _invalid("The values for parameter MetricData.member.1.Counts must be positive numbers.")
             sample.add(value, weight)
         if "StatisticValues" in datum:
             _add_statistics(sample, datum["StatisticValues"])
+        if not sample.count:
+            raise ServiceError(
+                "MissingParameter",
+                "At least one of the parameters Value, Values and StatisticValues of MetricData.member.1 is required.",
+            )
         metric = metric_of(region, {**datum, "Namespace": namespace})
         return metric, at, sample, datum.get("StorageResolution") == 1
 
@@ -162,12 +175,12 @@ def check_period(seconds: int) -> None:
         raise _invalid("The parameter Period must be one of 1, 5, 10, 20, 30, or a multiple of 60.")
 
 
-def _starts(start: datetime, end: datetime, period_seconds: int) -> list[float]:
+def _starts(start: datetime, end: datetime, period_seconds: int, origin: float = 0.0) -> list[float]:
     check_period(period_seconds)
     first, last = _utc(start).timestamp(), _utc(end).timestamp()
     if first >= last:
         raise ServiceError("ValidationError", "The parameter StartTime must be less than the parameter EndTime.")
-    first = first // period_seconds * period_seconds
+    first = (first - origin) // period_seconds * period_seconds + origin
     count = math.ceil((last - first) / period_seconds)
     if count > _MOST_DATAPOINTS_OF_QUERIES:
         raise _invalid(f"More than {_MOST_DATAPOINTS_OF_QUERIES:,} datapoints were requested; ask for less time.")
@@ -188,8 +201,16 @@ def _values(datum: Mapping[str, Any]) -> Iterator[tuple[float, float]]:
     yield from zip(map(float, values), map(float, counts), strict=True)
 
 
+def _check_number(value: float) -> None:
+    if not abs(value) <= _LARGEST:  # NaN is in no order
+        shown = value if math.isfinite(value) else "NaN" if math.isnan(value) else "Infinity"
+        raise _invalid(f"The value {shown} for parameter MetricData.member.1.Value is invalid.")
+
+
 def _add_statistics(sample: Sample, statistics: Mapping[str, float]) -> None:
     """Add a statistic set; of its values only the extremes are known, so percentiles see no more than these."""
+    for value in statistics.values():
+        _check_number(value)
     count = float(statistics["SampleCount"])
     if count <= 0 or not statistics["Minimum"] <= statistics["Sum"] / count <= statistics["Maximum"]:
         raise _invalid("The values of MetricData.member.1.StatisticValues contradict each other.")

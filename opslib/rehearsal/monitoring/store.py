@@ -129,6 +129,8 @@ class _Values:
             self._merge(self.seconds, int(at), sample, FINE_KEPT_SECONDS)
 
     def _merge(self, samples: dict[int, Sample], start: int, sample: Sample, kept_seconds: int) -> None:
+        if start < self.newest - kept_seconds:
+            return
         if start not in samples:
             if samples:
                 samples[next(reversed(samples))].pack()
@@ -164,7 +166,10 @@ class MetricStore:
                 return None
             by_minute = seconds % MINUTE_SECONDS == 0
             step, samples = (MINUTE_SECONDS, values.minutes) if by_minute else (1, values.seconds)
-            found = [samples[at] for at in range(int(start), int(start) + seconds, step) if at in samples]
+            asked = range(int(start), int(start) + seconds, step)
+            # Whichever are fewer: a period may be longer than anything that is kept.
+            fewest, others = (asked, samples) if len(asked) < len(samples) else (samples, asked)
+            found = [samples[at] for at in fewest if at in others]
             if not found:
                 return None
             whole = Sample()

@@ -80,7 +80,10 @@ class AlarmWatch:
                 # At high speeds ticks are skipped: a minute that has ended between two looks counts all the same.
                 alarms = [one for one in self._alarms.values() if _has_period_ended(one, due - _TICK_SECONDS, ended)]
             for alarm in alarms:
-                self._evaluate(alarm, ended // alarm.evaluation_seconds * alarm.evaluation_seconds)
+                try:
+                    self._evaluate(alarm, ended // alarm.evaluation_seconds * alarm.evaluation_seconds)
+                except Exception:  # a fault of ours in one alarm: the others are still looked at
+                    logger.exception("alarm %s could not be evaluated", alarm.name)
 
     def _evaluate(self, alarm: Alarm, end: float) -> None:
         end = end // alarm.period_seconds * alarm.period_seconds if alarm.period_seconds <= 60 else end
@@ -108,8 +111,10 @@ class AlarmWatch:
         for listener in list(self.listeners):
             try:
                 listener(alarm.region, alarm.name, alarm.state, now)
-            except ServiceError as error:  # of one listener: the others and the next alarms are still told
+            except ServiceError as error:  # of one listener: the others are still told
                 logger.warning("alarm %s: %s", alarm.name, error)
+            except Exception:
+                logger.exception("alarm %s: a listener failed", alarm.name)
 
 
 def _has_period_ended(alarm: Alarm, before: float, now: float) -> bool:
