@@ -289,6 +289,11 @@ class Knee:
     limit_ms: float
     evidence: tuple[LoadReport, ...]
 
+    @property
+    def is_generator_limited(self) -> bool:
+        """Whether the generator was late at the highest rate that held: the target may take more."""
+        return any(one.is_generator_limited for one in self.evidence if one.plan.peak_rps == self.max_rps)
+
     def rows(self) -> list[tuple[float, float, float, bool]]:
         """Return a row for each rate, the lowest first: requests/s, share answered, p95 in ms, and whether it held."""
         found = [(one.plan.peak_rps, one.success_rate, one.p95_ms, holds(one, self.limit_ms)) for one in self.evidence]
@@ -302,6 +307,8 @@ class Knee:
             for rate, share, p95, held in self.rows()
         )
         summary = f"{self.max_rps:.1f} requests/s with p95 {self.p95_ms:.0f} ms (at most {self.limit_ms:.0f} ms)"
+        if self.is_generator_limited:
+            summary += "; the generator itself was late: the target may take more"
         return f"<table>{heads}{cells}</table><p>knee: {summary}</p>"
 
 
@@ -339,13 +346,19 @@ def find_knee(
         return holds(evidence[-1], limit)
 
     good, bad = 0.0, max(2.0, 500 / alone.p50_ms)
-    while is_well(bad) and not evidence[-1].is_generator_limited:
+    while is_well(bad):
         good, bad = bad, 2 * bad
+        if evidence[-1].is_generator_limited:  # a higher rate would measure the generator
+            return _knee(good, alone.p50_ms, limit, evidence)
     for _ in range(refinements if good else refinements + 2):
         middle = (good + bad) / 2
         good, bad = (middle, bad) if is_well(middle) else (good, middle)
-    held = [one for one in evidence if one.plan.peak_rps == good]
-    return Knee(good, held[-1].p95_ms if held else math.nan, alone.p50_ms, limit, tuple(evidence))
+    return _knee(good, alone.p50_ms, limit, evidence)
+
+
+def _knee(rate: float, idle_ms: float, limit_ms: float, evidence: Sequence[LoadReport]) -> Knee:
+    held = [one for one in evidence if one.plan.peak_rps == rate]
+    return Knee(rate, held[-1].p95_ms if held else math.nan, idle_ms, limit_ms, tuple(evidence))
 
 
 def holds(report: LoadReport, limit_ms: float) -> bool:

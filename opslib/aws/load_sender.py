@@ -69,7 +69,11 @@ def _invoke_function(caller: Any, target: Mapping[str, Any], body: bytes) -> str
         return str(answer["FunctionError"])
     status = json.loads(payload or b"null")
     status = status.get("statusCode", 200) if isinstance(status, dict) else 200
-    return ANSWERED if status < 400 else THROTTLED if status in {429, 503} else f"status {status}"
+    try:
+        code = int(status)
+    except (TypeError, ValueError):
+        return f"status {status!r}"[:100]
+    return ANSWERED if code < 400 else THROTTLED if code in {429, 503} else f"status {code}"
 
 
 class Sender:
@@ -100,7 +104,10 @@ class Sender:
 
     def _one(self, due: float, origin: float) -> None:
         started = time.monotonic() - origin
-        outcome = self._send()
+        try:
+            outcome = self._send()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the request has an outcome
+            outcome = type(error).__name__
         with self._lock:
             self._done.append((due, started, time.monotonic() - origin, outcome))
 

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 import numpy
 import torch
 
+from opslib.errors import ArtifactError
 from opslib.vision.artifact import Artifact, LoadedModel
 from opslib.vision.exporting import ONNX_FILE
 from opslib.vision.folding import fold_batch_norm
@@ -53,13 +54,18 @@ def build_scorer(artifact: Artifact, device: str = "cpu") -> Scorer:
     """Return the fastest scorer for a model, warmed up: its first photo takes no longer than the others.
 
     Raises:
-        ArtifactError: torch is to compute, and the weights do not belong to the description.
+        ArtifactError: the network or its weights do not belong to the description.
     """
     scorer = _fast_scorer(artifact) if device == "cpu" else None
     scorer = scorer or TorchScorer(artifact.load(device))
     size = artifact.transform.size
     for _ in range(2):
-        scorer.scores(numpy.zeros((size, size, 3), dtype=numpy.uint8))
+        scores = scorer.scores(numpy.zeros((size, size, 3), dtype=numpy.uint8))
+    if len(scores) != len(artifact.classes):
+        raise ArtifactError(
+            f"the network of {artifact.directory} gives {len(scores)} scores for {len(artifact.classes)} classes",
+            hint="model.json and the network belong to different models: unpack the archive again",
+        )
     logger.info("scores are computed by %s on %s, %d cores", scorer.name, device, serving_cores())
     return scorer
 

@@ -1,10 +1,15 @@
 """An endpoint under way: load, scaling, alarms, and another model behind it."""
 
+import io
+import json
+import time
 from datetime import timedelta
+from types import SimpleNamespace
 
+import numpy
 import pytest
 
-from opslib.aws import deployments, endpoints, load, monitoring, roles, scaling, storage
+from opslib.aws import deployments, endpoints, load, load_sender, monitoring, roles, scaling, storage
 from opslib.aws.inventory import KINDS
 from opslib.aws.ledger import Run
 from opslib.aws.model_archives import model_metrics, with_file
@@ -47,6 +52,52 @@ def test_what_nobody_answers_is_told_by_its_kind(rehearsal) -> None:
     assert report.success_rate == 0
     with pytest.raises(OpslibError, match="does not answer"):
         load.find_knee(load.endpoint_target("nobody", JPEG), step_seconds=1)
+
+
+def report(rate: float, p95_ms: float, late_share: float) -> load.LoadReport:
+    plan = load.LoadPlan.constant(rate, 1)
+    return load.LoadReport(plan, numpy.zeros(10), numpy.full(10, p95_ms), (load.ANSWERED,) * 10, late_share)
+
+
+def test_the_knee_is_the_highest_rate_that_held_and_says_when_the_generator_was_the_limit(monkeypatch) -> None:
+    target = load.endpoint_target("dogs", JPEG)
+
+    def knee_of(holds_below: float, late_above: float) -> load.Knee:
+        def run_load(_target: load.Target, plan: load.LoadPlan, **_: object) -> load.LoadReport:
+            rate = plan.peak_rps
+            return report(rate, 10 if rate <= holds_below else 1000, 0.5 if rate > late_above else 0.0)
+
+        monkeypatch.setattr(load, "run_load", run_load)
+        return load.find_knee(target)
+
+    knee = knee_of(190, late_above=1e9)
+    assert knee.max_rps == 187.5  # between 100, that held, and 200, halved three times
+    assert not knee.is_generator_limited
+    knee = knee_of(1e9, late_above=150)
+    assert (knee.max_rps, knee.p95_ms) == (200, 10)
+    assert knee.is_generator_limited
+    assert "may take more" in knee._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("payload", "outcome"),
+    [
+        (b'{"statusCode": 200}', load.ANSWERED),
+        (b'{"statusCode": "200"}', load.ANSWERED),
+        (b'{"statusCode": "503"}', load.THROTTLED),
+        (b'{"statusCode": 404}', "status 404"),
+        (b'{"statusCode": [1]}', "status [1]"),
+        (b"[1]", load.ANSWERED),
+        (b"not JSON", "JSONDecodeError"),
+    ],
+)
+def test_every_answer_of_a_function_has_an_outcome(payload, outcome) -> None:
+    caller = SimpleNamespace(invoke=lambda **_: {"Payload": io.BytesIO(payload)})
+    written = io.StringIO()
+    target = {"name": "f", "extra": {}}
+    load_sender.Sender(lambda: load_sender._invoke_function(caller, target, b""), 1, written).run([0.0], time.time())
+    (row,) = [row for line in written.getvalue().splitlines() for row in json.loads(line)]
+    assert row[3] == outcome
 
 
 @pytest.mark.parametrize(

@@ -64,11 +64,11 @@ def test_an_open_url_needs_a_policy_and_gives_the_function_the_request(functions
     assert fetch(url)[0].status == 403
     open_to_all(functions, name)
     reply, content = fetch(
-        url, "a%20b?x=1&x=2&y=", "POST", b'{"n": 1}', Content_Type="application/json", Cookie="k=v; l=w"
+        url, "a%20b%2Fc?x=1&x=2&y=", "POST", b'{"n": 1}', Content_Type="application/json", Cookie="k=v; l=w"
     )
     event = json.loads(content)
     assert (reply.status, reply.headers["Content-Type"]) == (200, "application/json")
-    assert (event["version"], event["rawPath"], event["rawQueryString"]) == ("2.0", "/a b", "x=1&x=2&y=")
+    assert (event["version"], event["rawPath"], event["rawQueryString"]) == ("2.0", "/a%20b%2Fc", "x=1&x=2&y=")
     assert event["queryStringParameters"] == {"x": "1,2", "y": ""}
     assert event["cookies"] == ["k=v", "l=w"]
     assert (event["body"], event["isBase64Encoded"]) == ('{"n": 1}', False)

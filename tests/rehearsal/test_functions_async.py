@@ -132,13 +132,44 @@ def test_three_runs_on_a_fast_clock():
 
     metrics = SimpleNamespace(count=lambda target, metric: counted.append(metric))
     settings = SimpleNamespace(of=lambda target: {})
-    events = AsyncEvents(SimpleNamespace(run=run, metrics=metrics), settings, clock)
+    events = AsyncEvents(SimpleNamespace(run=run, exists=lambda function: True, metrics=metrics), settings, clock)
     target = SimpleNamespace(without_latest=None)
     events.accept(SimpleNamespace(target=target, function=SimpleNamespace()))
     until(lambda: "AsyncEventsDropped" in counted)
     first, second, third = times
     assert second - first >= 60
     assert third - second >= 120
+
+
+def test_an_event_of_a_deleted_function_is_not_tried_again():
+    ran, deleted = [], set()
+
+    def run(event) -> Outcome:
+        ran.append(event.function.name)
+        if event.function.name == "deleted":
+            deleted.add("deleted")
+        return Outcome(b"null", "Unhandled", b"", 1.0)
+
+    metrics = SimpleNamespace(count=lambda target, metric: None)
+    runner = SimpleNamespace(run=run, exists=lambda function: function.name not in deleted, metrics=metrics)
+    events = AsyncEvents(runner, SimpleNamespace(of=lambda target: {}), Clock(3600))
+    for name in ("deleted", "there"):
+        target = SimpleNamespace(without_latest=None)
+        events.accept(SimpleNamespace(target=target, function=SimpleNamespace(name=name)))
+    until(lambda: ran.count("there") == 3)
+    assert ran.count("deleted") == 1
+    events.stop()
+
+
+def test_events_of_what_was_updated_published_and_named_still_run(functions, make_function, tmp_path):  # noqa: F811
+    name = make_function("import pathlib\ndef handler(event, context):\n    pathlib.Path(event['file']).touch()\n")
+    version = functions.publish_version(FunctionName=name)["Version"]
+    functions.create_alias(FunctionName=name, Name="live", FunctionVersion=version)
+    functions.update_function_configuration(FunctionName=name, Description="another")
+    for qualifier in ("$LATEST", version, "live"):
+        event = json.dumps({"file": str(tmp_path / qualifier)})
+        functions.invoke(FunctionName=name, Qualifier=qualifier, InvocationType="Event", Payload=event)
+    until(lambda: {one.name for one in tmp_path.iterdir()} == {"$LATEST", version, "live"})
 
 
 def test_a_thousand_events_wait_for_their_turn():
@@ -155,7 +186,7 @@ def test_a_thousand_events_wait_for_their_turn():
 
     metrics = SimpleNamespace(count=lambda target, metric: counted.append(metric))
     settings = SimpleNamespace(of=lambda target: {})
-    events = AsyncEvents(SimpleNamespace(run=run, metrics=metrics), settings, Clock(1))
+    events = AsyncEvents(SimpleNamespace(run=run, exists=lambda function: True, metrics=metrics), settings, Clock(1))
     for number in range(1000):
         target = SimpleNamespace(without_latest=None, number=number)
         events.accept(SimpleNamespace(target=target, function=SimpleNamespace()))

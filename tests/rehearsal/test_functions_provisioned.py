@@ -2,11 +2,14 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from opslib.rehearsal.functions.concurrency import Throttled
+from opslib.rehearsal.functions.provisioned import ProvisionedEnvironments
 from tests.rehearsal.serving import is_running, pack_function, until
 from tests.rehearsal.test_function_concurrency import GATED, sums
 from tests.rehearsal.test_functions import functions, invoke, make_function, updated  # noqa: F401 - fixtures
@@ -117,6 +120,25 @@ def test_what_cannot_be_provisioned(functions, published):  # noqa: F811
         functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
     with pytest.raises(functions.exceptions.ResourceConflictException, match="Alias already exists"):
         functions.create_alias(FunctionName=name, Name="live", FunctionVersion="1")
+
+
+def test_an_environment_that_cannot_be_started_is_told_and_asked_for_again():
+    def build():
+        if failures:
+            raise failures.pop()
+        return SimpleNamespace(prepare=lambda: "", has_exited=False, close=lambda: None)
+
+    failures = [Throttled("no memory"), OSError("too many open files")]
+    provisioned, reasons = ProvisionedEnvironments("1", build), []
+    for _ in range(2):
+        provisioned.resize(1)
+        until(lambda: provisioned.status == "FAILED")
+        reasons.append(provisioned.describe()["StatusReason"])
+    assert "OSError: too many open files" in reasons[0]
+    assert "memory" in reasons[1]
+    provisioned.resize(1)
+    until(lambda: provisioned.status == "READY")
+    assert provisioned.available == 1
 
 
 def test_auto_scaling_sets_what_is_provisioned(functions, published):  # noqa: F811

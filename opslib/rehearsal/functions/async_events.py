@@ -112,6 +112,8 @@ class AsyncEvents:
 
     def _try(self, waiting: _Waiting) -> None:
         """Run an event; put it back until it succeeds, fails too often or is too old."""
+        if not self._runner.exists(waiting.event.function):
+            return  # deleted, and its events with it
         wait_seconds, backoff_seconds = 1.0, waiting.backoff_seconds
         try:
             outcome = self._runner.run(waiting.event)

@@ -61,7 +61,7 @@ class FunctionsExtension:
         self._concurrency = Concurrency(self._find)
         metrics = FunctionMetrics(site.monitoring)
         self._provisioning = Provisioning(self._pool_of, self._concurrency, metrics, site.clock)
-        runner = Runner(self._pool_of, self._concurrency, self._provisioning, metrics)
+        runner = Runner(self._pool_of, _exists, self._concurrency, self._provisioning, metrics)
         self._async_settings = AsyncSettings(self._find)
         self._events = AsyncEvents(runner, self._async_settings, site.clock)
         invocations = Invocations(self._find, runner, self._events)
@@ -250,12 +250,17 @@ class FunctionsExtension:
         """Return the environments of a function; a published version makes its own of the code it holds.
 
         Raises:
-            ServiceError: ResourceConflictException, while the function is Pending.
+            ServiceError: ResourceConflictException, while the function is Pending, or
+                ResourceNotFoundException, when it was deleted meanwhile.
         """
         _require_active(function)
         with self._lock:
             pool = self._pools.get(_key(function))
         if pool is None:
+            if not _exists(function):
+                raise ServiceError(
+                    "ResourceNotFoundException", f"Function not found: {function.function_arn}", status=404
+                )
             self._build_pool(function, function.code_bytes)
             pool = self._pools[_key(function)]
         return pool
@@ -267,6 +272,14 @@ def _new_environment(function: LambdaFunction, version: FunctionVersion) -> Func
     principal = assume_role(function.role, function.function_name)
     log = LogStream(principal, function.region, log_settings(function)["LogGroup"], stream)
     return FunctionEnvironment(version, stream, log.write)
+
+
+def _exists(function: LambdaFunction) -> bool:
+    """Return whether a function is neither deleted, nor deleted and made anew."""
+    try:
+        return find_function(function.region, function.function_name, str(function.version)) is function
+    except ServiceError:
+        return False
 
 
 def _require_active(function: LambdaFunction) -> None:

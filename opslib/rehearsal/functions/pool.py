@@ -48,8 +48,12 @@ class FunctionPool:
             self._give_back(environment)
 
     def build_provisioned(self) -> FunctionEnvironment:
-        """Make an environment to be kept ready, which is not one of the pool's."""
-        return self._build_environment("provisioned-concurrency")
+        """Make an environment to be kept ready, which is not one of the pool's.
+
+        Raises:
+            Throttled: it would take the last of the machine's memory.
+        """
+        return self._build("provisioned-concurrency")
 
     def close(self) -> None:
         """Kill every environment, busy ones too."""
@@ -71,7 +75,7 @@ class FunctionPool:
     def _take(self) -> FunctionEnvironment:
         self._drop_expired()
         with self._lock:
-            environment = self._idle.pop() if self._idle else self._build_on_demand()
+            environment = self._idle.pop() if self._idle else self._build("on-demand")
             self._busy.add(environment)
         return environment
 
@@ -83,12 +87,12 @@ class FunctionPool:
         for one in expired:
             one.close()
 
-    def _build_on_demand(self) -> FunctionEnvironment:
+    def _build(self, kind: str) -> FunctionEnvironment:
         memory = psutil.virtual_memory()
         if memory.available < LEAST_FREE_SHARE * memory.total:
-            logger.warning("an invocation is throttled: this machine has no memory for another environment")
+            logger.warning("this machine has no memory for another environment")
             raise Throttled("ConcurrentInvocationLimitExceeded")
-        return self._build_environment("on-demand")
+        return self._build_environment(kind)
 
     def _give_back(self, environment: FunctionEnvironment) -> None:
         with self._lock:

@@ -1,11 +1,15 @@
 """Environments that are kept ready for a version: initialised ahead of invocations, replaced when they end."""
 
+import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
+from opslib.rehearsal.functions.concurrency import Throttled
 from opslib.rehearsal.functions.environment import FunctionEnvironment
+
+logger = logging.getLogger(__name__)
 
 
 class ProvisionedEnvironments:
@@ -96,18 +100,29 @@ class ProvisionedEnvironments:
     def _fill(self) -> None:
         """Start what is missing, one after the other, and end what is too many."""
         while self._is_missing_one():
-            environment = self._build()
-            reason = environment.prepare()
-            with self._lock:
-                keep = not reason and not self._closed
-                if keep:
-                    self._idle.append(environment)
-                if reason:
-                    self.status, self._reason, self._filling = "FAILED", reason, False
-            if not keep:
-                environment.close()
+            try:
+                reason = self._add_one()
+            except Throttled:
+                reason = "This machine has no memory for another environment"
+            except Exception as error:  # e.g. no process could be started: the status says so, and another try may
+                logger.exception("provisioned concurrency of version %s", self.version)
+                reason = f"{type(error).__name__}: {error}"
             if reason:
+                with self._lock:
+                    self.status, self._reason, self._filling = "FAILED", reason, False
                 return
+
+    def _add_one(self) -> str:
+        """Start another environment; return why it cannot be initialised, or nothing."""
+        environment = self._build()
+        reason = environment.prepare()
+        with self._lock:
+            keep = not reason and not self._closed
+            if keep:
+                self._idle.append(environment)
+        if not keep:
+            environment.close()
+        return reason
 
     def _is_missing_one(self) -> bool:
         with self._lock:

@@ -30,9 +30,10 @@ class Event:
 
 @dataclass(frozen=True)
 class Runner:
-    """Runs events: `pool_of` gives a version's environments on demand."""
+    """Runs events: `pool_of` gives a version's environments on demand, `exists` tells whether it is deleted."""
 
     pool_of: Callable[[LambdaFunction], FunctionPool]
+    exists: Callable[[LambdaFunction], bool]
     concurrency: Concurrency
     provisioning: Provisioning
     metrics: FunctionMetrics

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Principal
 from opslib.rehearsal.gateway.incoming import Incoming
@@ -43,7 +43,7 @@ def build_event(request: UrlRequest) -> dict[str, Any]:
     event: dict[str, Any] = {
         "version": "2.0",
         "routeKey": "$default",
-        "rawPath": unquote(request.path),
+        "rawPath": request.path,  # as it came: unlike an HTTP API, a function URL decodes nothing
         "rawQueryString": incoming.signed.query,
         "headers": headers,
         "requestContext": _request_context(request),
@@ -67,7 +67,7 @@ def _request_context(request: UrlRequest) -> dict[str, Any]:
         "domainPrefix": request.url_id,
         "http": {
             "method": incoming.signed.method,
-            "path": unquote(request.path),
+            "path": request.path,
             "protocol": "HTTP/1.1",
             "sourceIp": incoming.environ["REMOTE_ADDR"],
             "userAgent": incoming.headers.get("user-agent", ""),

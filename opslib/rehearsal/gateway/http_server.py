@@ -193,7 +193,9 @@ class RequestHandler(BaseHTTPRequestHandler):
         lines += [f"{name}: {value}" for name, value in reply.headers.items() if name.lower() != "connection"]
         lines += [f"Set-Cookie: {cookie}" for cookie in reply.cookies]
         head = "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n"
-        self.wfile.write(head if has_no_body else head + reply.body)
+        left = memoryview(head if has_no_body else head + reply.body)
+        while left:  # not at once: the time-out would be that of the whole, and a client may read slowly
+            left = left[self.connection.send(left) :]
 
     def log_message(self, format: str, *args: Any) -> None:
         """Keep requests out of the log."""
