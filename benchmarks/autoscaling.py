@@ -27,6 +27,8 @@ from opslib.traffic import Traffic
 
 RAMP_SECONDS, HOLD_SECONDS, QUIET_SECONDS = 900, 400, 1600
 PERIOD_SECONDS = 60
+LATE_SECONDS = 1.0
+"""Of the clock, for the thread that evaluates: both timelines lie on the same minutes, to within its waking up."""
 INFERENCE = """
 import json, time
 
@@ -149,7 +151,9 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
     scaled = figures["most_in_service"] > 1 == figures["left_in_service"]
-    raise SystemExit(0 if scaled and not figures["failed"] and figures["shift_seconds"] <= PERIOD_SECONDS else 1)
+    raise SystemExit(
+        0 if scaled and not figures["failed"] and figures["shift_seconds"] <= PERIOD_SECONDS + LATE_SECONDS else 1
+    )
 
 
 if __name__ == "__main__":

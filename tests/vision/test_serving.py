@@ -106,6 +106,14 @@ def test_openvino_answers_without_the_networks_weights_in_torch(model_dir, monke
     assert inference.model_fn(str(model_dir)).scorer.name == "openvino"
 
 
+def test_a_description_of_fewer_classes_than_the_network_has_is_refused(copied):
+    description = json.loads((copied / "model.json").read_text())
+    description["classes"] = description["classes"][1:]
+    (copied / "model.json").write_text(json.dumps(description))
+    with pytest.raises(ArtifactError, match="scores for"):
+        serving.build_scorer(open_artifact(copied))
+
+
 def test_an_artifact_of_an_opslib_before_digests_is_served(copied):
     fields = json.loads((copied / "model.json").read_text())
     del fields["runtime"]["sha256"]
