@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +37,7 @@ def new_token(length: int = 4) -> str:
 
 
 def new_run_id() -> str:
-    """Return an id such as `20261122-190312-k3f9`: sorts by time (UTC), differs within a second."""
+    """Return an id such as `20261122-190312-k3f9`: sorts by time (UTC), and seldom the same twice within a second."""
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{new_token()}"
 
 
@@ -152,7 +153,7 @@ def start_run(name: str = "", *, run_id: str = "", home: Path = Path("runs")) ->
     Raises:
         ConfigurationError: `run_id` cannot be part of a resource name.
     """
-    run = open_run(run_id or new_run_id(), home)
+    run = open_run(run_id, home) if run_id else _unused_run(home)
     run.directory.mkdir(parents=True, exist_ok=True)
     about = run.directory / "run.json"
     if not about.exists():
@@ -161,6 +162,15 @@ def start_run(name: str = "", *, run_id: str = "", home: Path = Path("runs")) ->
             json.dumps({"run_id": run.run_id, "name": name, "started_at": started}) + "\n", encoding="utf-8"
         )
     return run
+
+
+def _unused_run(home: Path) -> Run:
+    """Take an id that no run under `home` has: two that start within a second may draw the same token."""
+    while True:
+        run = open_run(new_run_id(), home)
+        with suppress(FileExistsError):
+            run.directory.mkdir(parents=True)
+            return run
 
 
 def open_run(run_id: str, home: Path = Path("runs")) -> Run:
