@@ -26,6 +26,7 @@ from opslib.rehearsal.functions.environment import FunctionEnvironment, Function
 from opslib.rehearsal.functions.invocations import Invocations
 from opslib.rehearsal.functions.log_format import build_log_format, logging_config
 from opslib.rehearsal.functions.metrics import FunctionMetrics
+from opslib.rehearsal.functions.names import by_plain_name
 from opslib.rehearsal.functions.pool import FunctionPool
 from opslib.rehearsal.functions.provisioning import Provisioning
 from opslib.rehearsal.functions.records import ask_moto, find_function
@@ -67,7 +68,7 @@ class FunctionsExtension:
         invocations = Invocations(self._find, runner, self._events)
         self._urls = FunctionUrls(self._find, invocations, metrics)
         self.capacities = FunctionCapacities(self._provisioning)
-        self.operations: dict[str, Operation] = {
+        operations: dict[str, Operation] = {
             "lambda.CreateFunction": self.create_function,
             "lambda.GetFunction": self.get_function,
             "lambda.GetFunctionConfiguration": self.get_function_configuration,
@@ -83,6 +84,7 @@ class FunctionsExtension:
             **self._urls.operations,
             **ResourcePolicy(self._find).operations,
         }
+        self.operations = {name: by_plain_name(operation) for name, operation in operations.items()}
 
     def stop(self) -> None:
         """Kill every environment."""
@@ -99,7 +101,7 @@ class FunctionsExtension:
 
     def create_function(self, call: Call) -> dict[str, Any]:
         """Create a function in state Pending; it becomes Active when its code is unpacked."""
-        name = call.params["FunctionName"].rpartition(":")[2]
+        name = call.params["FunctionName"]
         check_settings(call.params, {})
         require_passable_role(call, call.params["Role"])
         require_dead_letter(call.params, call.params["Role"])
@@ -108,7 +110,7 @@ class FunctionsExtension:
         with self._lock:
             if name in self._names(call):
                 raise ServiceError("ResourceConflictException", f"Function already exist: {name}", status=409)
-            spec = {**call.params, "FunctionName": name, "Code": {"ZipFile": base64.b64encode(content).decode()}}
+            spec = {**call.params, "Code": {"ZipFile": base64.b64encode(content).decode()}}
             function = ask_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].create_function(spec))
         function.state, function.last_update_status = "Pending", "Successful"
         keep_settings(function, call.params)

@@ -3,7 +3,6 @@
 Source: docs.aws.amazon.com/lambda/latest/dg/monitoring-metrics-types.html. The metrics by ExecutedVersion are not kept.
 """
 
-import re
 from dataclasses import dataclass
 
 from moto.awslambda.models import LambdaFunction
@@ -25,10 +24,8 @@ class Target:
 
     @classmethod
     def of(cls, call: Call, function: LambdaFunction) -> "Target":
-        """Return what a call names; a qualifier may also stand behind the name, as in `name:alias`."""
-        behind = re.search(rf"(?:^|:){re.escape(function.function_name)}:([\w$-]+)$", call.params["FunctionName"])
-        qualifier = call.params.get("Qualifier") or (behind[1] if behind else "")
-        return cls(function.region, function.function_name, qualifier)
+        """Return what a call names."""
+        return cls(function.region, function.function_name, call.params.get("Qualifier", ""))
 
     @property
     def arn(self) -> str:
