@@ -1,6 +1,6 @@
 """SageMaker hosting: models, endpoint configurations, and endpoints that really serve.
 
-moto keeps the records (and their tags); here they get AWS's checks, and endpoints get instances. Source:
+moto keeps the records; here they get AWS's checks, and endpoints get instances. Source:
 docs.aws.amazon.com/sagemaker/latest/APIReference (CreateModel, CreateEndpointConfig, CreateEndpoint, UpdateEndpoint,
 UpdateEndpointWeightsAndCapacities, DeleteEndpoint).
 """
@@ -20,8 +20,10 @@ from opslib.rehearsal.endpoints.hosted_models import HostedModels
 from opslib.rehearsal.endpoints.hosting import Hosting
 from opslib.rehearsal.endpoints.hosting_builder import HostingBuilder
 from opslib.rehearsal.endpoints.invocations import Invocations
+from opslib.rehearsal.endpoints.listings import Listings
 from opslib.rehearsal.endpoints.live import LiveEndpoint
 from opslib.rehearsal.endpoints.rollout import Rollout, plan_rollout
+from opslib.rehearsal.endpoints.tags import Tags
 from opslib.rehearsal.site import Site
 
 Key = tuple[str, str]
@@ -29,7 +31,7 @@ Key = tuple[str, str]
 
 
 class EndpointsExtension:
-    """The part of SageMaker hosting that the rehearsal performs; lists and tags are moto's."""
+    """The part of SageMaker hosting that the rehearsal performs."""
 
     def __init__(self, site: Site) -> None:
         """Start with no endpoint."""
@@ -48,6 +50,8 @@ class EndpointsExtension:
             "sagemaker.UpdateEndpointWeightsAndCapacities": self.update_weights_and_capacities,
             "sagemaker.DeleteEndpoint": self.delete_endpoint,
             **self._models.operations,
+            **Listings().operations,
+            **Tags().operations,
             **Invocations(self._held).operations,
             **self._queues.operations,
         }
@@ -66,8 +70,9 @@ class EndpointsExtension:
         name, config = call.params["EndpointName"], call.params["EndpointConfigName"]
         backend = _backend(call)
         with self._lock:
-            if name in backend.endpoints:
-                raise _invalid(f'Cannot create already existing endpoint "{backend.endpoints[name].arn}".')
+            if name.lower() in map(str.lower, backend.endpoints):  # as the ARN, which is in lower case
+                arn = call.arn(f"endpoint/{name}").lower()
+                raise _invalid(f'Cannot create already existing endpoint "{arn}".')
             hosting = self._build_hosting(call, config, {})
             with _closed_on_refusal(hosting):
                 rollout = plan_rollout(call.params.get("DeploymentConfig"), _fewest_instances(hosting))
