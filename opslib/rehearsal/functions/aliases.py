@@ -1,6 +1,6 @@
 """Aliases of a function: names for versions, with weights, that provisioned concurrency follows.
 
-moto keeps the records, and answers GetAlias and ListAliases.
+moto keeps the records.
 Source: docs.aws.amazon.com/lambda/latest/dg/configuration-aliases.html and configuring-alias-routing.html.
 """
 
@@ -12,7 +12,8 @@ from moto.awslambda.models import LambdaFunction, lambda_backends
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.functions.metrics import Target
 from opslib.rehearsal.functions.provisioning import Provisioning
-from opslib.rehearsal.functions.records import ask_moto, find_function
+from opslib.rehearsal.functions.records import ask_moto, find_function, page
+from opslib.rehearsal.functions.revisions import renew_revision, require_revision
 
 
 class Aliases:
@@ -23,6 +24,8 @@ class Aliases:
         self._provisioning = provisioning
         self.operations: dict[str, Operation] = {
             "lambda.CreateAlias": self.create,
+            "lambda.GetAlias": self.get,
+            "lambda.ListAliases": self.list,
             "lambda.UpdateAlias": self.update,
             "lambda.DeleteAlias": self.delete,
         }
@@ -39,15 +42,27 @@ class Aliases:
         version = call.params["FunctionVersion"]
         return _shown(ask_moto(lambda: backend.create_alias(name, function.function_name, version, *settings)))
 
+    def get(self, call: Call) -> dict[str, Any]:
+        """Return what a name stands for."""
+        return _shown(_find(call))
+
+    def list(self, call: Call) -> dict[str, Any]:
+        """Return a page of a function's names, or of those of one version."""
+        function, version = find_function(call.region, call.params["FunctionName"]), call.params.get("FunctionVersion")
+        aliases = lambda_backends[ACCOUNT_ID][call.region].list_aliases(function.function_name)
+        found = [_shown(one) for one in aliases if version in {None, one.function_version}]
+        return page(call, "Aliases", found)
+
     def update(self, call: Call) -> dict[str, Any]:
         """Let a name stand for another version, or give it other weights; what it has provisioned follows."""
         function, name = find_function(call.region, call.params["FunctionName"]), call.params["Name"]
-        backend = lambda_backends[ACCOUNT_ID][call.region]
-        alias = ask_moto(lambda: backend.get_alias(name, function.function_name))
+        backend, alias = lambda_backends[ACCOUNT_ID][call.region], _find(call)
+        require_revision(call, alias)
         version = call.params.get("FunctionVersion", alias.function_version)
         _require_routable(call, version)
         settings = (call.params.get("Description"), call.params.get("RoutingConfig"))
         alias = ask_moto(lambda: backend.update_alias(name, function.function_name, version, *settings))
+        renew_revision(alias)
         self._provisioning.follow(Target(call.region, function.function_name, name))
         return _shown(alias)
 
@@ -57,6 +72,11 @@ class Aliases:
         lambda_backends[ACCOUNT_ID][call.region].delete_alias(name, function.function_name)
         self._provisioning.remove(Target(call.region, function.function_name, name))
         return {}
+
+
+def _find(call: Call) -> Any:
+    function, name = find_function(call.region, call.params["FunctionName"]), call.params["Name"]
+    return ask_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].get_alias(name, function.function_name))
 
 
 def routed(function: LambdaFunction, qualifier: str) -> LambdaFunction:

@@ -12,6 +12,7 @@ from moto.awslambda.models import LambdaFunction
 from opslib.rehearsal.calls import Call, Operation, ServiceError
 from opslib.rehearsal.functions.destinations import require_destination
 from opslib.rehearsal.functions.metrics import Target
+from opslib.rehearsal.functions.records import page
 
 MAX_RETRIES = 2
 MAX_AGE_SECONDS = 21600
@@ -66,7 +67,7 @@ class AsyncSettings:
         """Return the settings of a function, its versions and aliases."""
         named = self._target(call)
         ours = [one for one in sorted(self._settings) if (one.region, one.name) == (named.region, named.name)]
-        return {"FunctionEventInvokeConfigs": [self._settings[one] for one in ours]}
+        return page(call, "FunctionEventInvokeConfigs", [self._settings[one] for one in ours])
 
     def _set(self, call: Call, present: dict[str, Any]) -> dict[str, Any]:
         function, target = self._find(call), self._target(call)

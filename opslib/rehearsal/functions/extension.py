@@ -5,7 +5,6 @@ Sources: docs.aws.amazon.com/lambda/latest/api, and functions-states.html and la
 """
 
 import base64
-import re
 import threading
 import uuid
 from dataclasses import replace
@@ -29,8 +28,9 @@ from opslib.rehearsal.functions.metrics import FunctionMetrics
 from opslib.rehearsal.functions.names import by_plain_name
 from opslib.rehearsal.functions.pool import FunctionPool
 from opslib.rehearsal.functions.provisioning import Provisioning
-from opslib.rehearsal.functions.records import ask_moto, find_function
+from opslib.rehearsal.functions.records import ask_moto, find_function, page
 from opslib.rehearsal.functions.resource_policy import ResourcePolicy
+from opslib.rehearsal.functions.revisions import renew_revision, require_revision
 from opslib.rehearsal.functions.runner import Runner
 from opslib.rehearsal.functions.runtime import build_runtime
 from opslib.rehearsal.functions.settings import (
@@ -42,11 +42,10 @@ from opslib.rehearsal.functions.settings import (
     require_dead_letter,
 )
 from opslib.rehearsal.functions.urls import FunctionUrls
+from opslib.rehearsal.functions.versions import Versions, publish_version, require_deletable
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.log_streams import LogStream
 from opslib.rehearsal.site import Site
-
-_MARKER = re.compile(r"[0-9]{1,9}")
 
 
 class FunctionsExtension:
@@ -78,6 +77,7 @@ class FunctionsExtension:
             "lambda.DeleteFunction": self.delete_function,
             **self._concurrency.operations,
             **self._provisioning.operations,
+            **Versions(self._updatable).operations,
             **Aliases(self._provisioning).operations,
             **self._async_settings.operations,
             **invocations.operations,
@@ -110,11 +110,13 @@ class FunctionsExtension:
         with self._lock:
             if name in self._names(call):
                 raise ServiceError("ResourceConflictException", f"Function already exist: {name}", status=409)
-            spec = {**call.params, "Code": {"ZipFile": base64.b64encode(content).decode()}}
+            code = {"ZipFile": base64.b64encode(content).decode()}
+            spec = {**call.params, "Code": code, "Publish": False}  # moto would count its versions in its own way
             function = ask_moto(lambda: lambda_backends[ACCOUNT_ID][call.region].create_function(spec))
         function.state, function.last_update_status = "Pending", "Successful"
         keep_settings(function, call.params)
-        created = configuration(function)
+        renew_revision(function)
+        created = _shown(call, function)
         self._prepare(function, content)
         return created
 
@@ -138,14 +140,7 @@ class FunctionsExtension:
         """Return a page of functions, by name."""
         everything = lambda_backends[ACCOUNT_ID][call.region].list_functions(call.params.get("FunctionVersion"))
         functions = sorted(everything, key=lambda one: (one.function_name, str(one.version)))
-        marker, size = call.params.get("Marker") or "0", call.params.get("MaxItems", 50)
-        if not _MARKER.fullmatch(marker):
-            raise ServiceError("InvalidParameterValueException", "Invalid marker.")
-        start = int(marker)
-        reply: dict[str, Any] = {"Functions": [configuration(one) for one in functions[start : start + size]]}
-        if start + size < len(functions):
-            reply["NextMarker"] = str(start + size)
-        return reply
+        return page(call, "Functions", [configuration(one) for one in functions])
 
     def update_function_code(self, call: Call) -> dict[str, Any]:
         """Replace the code; the old code answers until the update is Successful."""
@@ -154,7 +149,7 @@ class FunctionsExtension:
         if call.params.get("DryRun"):
             return configuration(function)
         function.update_function_code({"ZipFile": base64.b64encode(content).decode()})
-        return self._update(function, content)
+        return self._update(call, function, content)
 
     def update_function_configuration(self, call: Call) -> dict[str, Any]:
         """Change handler, limits, variables or role; new environments have them."""
@@ -165,12 +160,14 @@ class FunctionsExtension:
         require_dead_letter(call.params, call.params.get("Role", function.role))
         keep_settings(function, call.params)
         function.update_configuration(call.params)
-        return self._update(function, function.code_bytes)
+        return self._update(call, function, function.code_bytes)
 
     def delete_function(self, call: Call) -> dict[str, Any]:
         """Delete a function (or one version) and kill its environments."""
         function = self._find(call)
         qualifier = call.params.get("Qualifier")
+        if qualifier:
+            require_deletable(function, qualifier)
         self._provisioning.remove_all(call.region, function.function_name, qualifier)
         if not qualifier:
             self._async_settings.forget(call.region, function.function_name)
@@ -198,12 +195,14 @@ class FunctionsExtension:
             message = f"The operation cannot be performed at this time. {reason}"
             raise ServiceError("ResourceConflictException", message, status=409)
         _require_active(function)
+        require_revision(call, function)
         return function
 
-    def _update(self, function: LambdaFunction, content: bytes) -> dict[str, Any]:
+    def _update(self, call: Call, function: LambdaFunction, content: bytes) -> dict[str, Any]:
         function.last_update_status = "InProgress"
         function.last_modified = datetime.now(UTC).isoformat(timespec="milliseconds")
-        updated = configuration(function)
+        renew_revision(function)
+        updated = _shown(call, function)
         self._prepare(function, content)
         return updated
 
@@ -223,7 +222,9 @@ class FunctionsExtension:
         with self._lock:
             old = self._pools.get(_key(function))
             self._pools[_key(function)] = pool
-        function.state, function.last_update_status = "Active", "Successful"
+        if (function.state, function.last_update_status) != ("Active", "Successful"):
+            function.state, function.last_update_status = "Active", "Successful"
+            renew_revision(function)
         if old:
             old.retire()
         self._runtime()  # the first invocation may wait for it, but needs not begin it
@@ -274,6 +275,15 @@ def _new_environment(function: LambdaFunction, version: FunctionVersion) -> Func
     principal = assume_role(function.role, function.function_name)
     log = LogStream(principal, function.region, log_settings(function)["LogGroup"], stream)
     return FunctionEnvironment(version, stream, log.write)
+
+
+def _shown(call: Call, function: LambdaFunction) -> dict[str, Any]:
+    """Return the configuration of what was made or changed, as the version that it is published as."""
+    shown = configuration(function)
+    if not call.params.get("Publish"):
+        return shown
+    version = publish_version(function)
+    return shown | {"Version": str(version.version), "FunctionArn": version.function_arn}
 
 
 def _exists(function: LambdaFunction) -> bool:

@@ -16,7 +16,7 @@ from opslib.rehearsal.functions.concurrency import Concurrency
 from opslib.rehearsal.functions.metrics import FunctionMetrics, Target
 from opslib.rehearsal.functions.pool import FunctionPool
 from opslib.rehearsal.functions.provisioned import ProvisionedEnvironments
-from opslib.rehearsal.functions.records import find_function
+from opslib.rehearsal.functions.records import find_function, page
 
 SAMPLE_EVERY_SECONDS = 60.0
 _SHORTEST_WAIT_SECONDS = 0.1
@@ -79,13 +79,11 @@ class Provisioning:
     def list(self, call: Call) -> dict[str, Any]:
         """Return a page of what a function has provisioned."""
         function = find_function(call.region, call.params["FunctionName"])
-        name, start = function.function_name, int(call.params.get("Marker") or 0)
+        name = function.function_name
         found = sorted(one for one in list(self._configured) if (one.region, one.name) == (call.region, name))
-        page = found[start : start + call.params.get("MaxItems", 50)]
         arn = call.arn(f"function:{name}")
-        shown = [{"FunctionArn": f"{arn}:{one.qualifier}", **self._configured[one].describe()} for one in page]
-        reply: dict[str, Any] = {"ProvisionedConcurrencyConfigs": shown}
-        return reply | ({"NextMarker": str(start + len(page))} if start + len(page) < len(found) else {})
+        shown = [{"FunctionArn": f"{arn}:{one.qualifier}", **self._configured[one].describe()} for one in found]
+        return page(call, "ProvisionedConcurrencyConfigs", shown)
 
     def delete(self, call: Call) -> dict[str, Any]:
         """Provision nothing any more."""

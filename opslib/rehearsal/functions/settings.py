@@ -133,6 +133,7 @@ def configuration(function: LambdaFunction) -> dict[str, Any]:
         datetime.fromisoformat(function.last_modified).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "+0000"
     )
     shown["LoggingConfig"] = log_settings(function)
+    shown["RevisionId"] = getattr(function, "revision_id", "")
     if arn := getattr(function, "dead_letter_arn", ""):
         shown["DeadLetterConfig"] = {"TargetArn": arn}
     if function.state == "Pending":

@@ -22,7 +22,7 @@ from opslib.rehearsal.functions.aliases import routed
 from opslib.rehearsal.functions.cors import cors_headers, is_preflight
 from opslib.rehearsal.functions.invocations import MAX_PAYLOAD_BYTES, Invocations
 from opslib.rehearsal.functions.metrics import FunctionMetrics, Target
-from opslib.rehearsal.functions.records import find_function
+from opslib.rehearsal.functions.records import find_function, page
 from opslib.rehearsal.functions.resource_policy import policy_of
 from opslib.rehearsal.functions.runner import Event
 from opslib.rehearsal.functions.url_events import UrlRequest, build_event, read_result
@@ -118,11 +118,9 @@ class FunctionUrls:
 
     def list(self, call: Call) -> dict[str, Any]:
         """Return a page of a function's addresses."""
-        function, start = self._find(call), int(call.params.get("Marker") or 0)
+        function = self._find(call)
         ours = [one for key, one in sorted(self._urls.items()) if (key.region, key.name) == _name(function)]
-        page = ours[start : start + call.params.get("MaxItems", 50)]
-        reply: dict[str, Any] = {"FunctionUrlConfigs": [self._shown(one) for one in page]}
-        return reply | ({"NextMarker": str(start + len(page))} if start + len(page) < len(ours) else {})
+        return page(call, "FunctionUrlConfigs", [self._shown(one) for one in ours])
 
     def _target(self, call: Call) -> Target:
         return Target.of(call, self._find(call)).without_latest
