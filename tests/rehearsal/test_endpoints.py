@@ -167,12 +167,12 @@ def test_exceptions_become_model_errors(deploy, content_type, status, side, firs
     assert until(lambda: any("Traceback" in line for line in log_lines(f"/aws/sagemaker/Endpoints/{name}")))
 
 
-def test_a_body_of_more_than_six_megabytes_is_refused(deploy):
+def test_a_body_of_more_than_25_megabytes_is_refused(deploy):
     name = deploy()
-    response = refusal(name, b"x" * 6_291_457)
+    response = refusal(name, b"x" * 26_214_401)
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 413
-    assert "HTTP content length exceeded 6291456 bytes" in response["Error"]["Message"]
-    assert ask(name, b"x" * 6_291_456)["length"] == 6_291_456
+    assert "HTTP content length exceeded 26214400 bytes" in response["Error"]["Message"]
+    assert ask(name, b"x" * 26_214_400)["length"] == 26_214_400
 
 
 def test_a_model_that_cannot_be_loaded_fails_the_endpoint(deploy, make_model):

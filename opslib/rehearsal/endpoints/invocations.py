@@ -14,8 +14,13 @@ from opslib.rehearsal.endpoints.container_client import ContainerReply
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
 from opslib.rehearsal.endpoints.shadow import mirror
 
-MAX_BODY_BYTES = 6_291_456
-"""Largest request and largest response, 6 MB (the service's model in botocore: BodyBlob)."""
+MAX_BODY_BYTES = 25 * 2**20
+"""Largest request and largest response, 25 MB (SageMaker's hosting FAQs, which are newer than BodyBlob in botocore)."""
+
+_UNREHEARSED = (
+    "TargetModel", "TargetContainerHostname", "EnableExplanations", "InferenceComponentName", "SessionId",
+    "PrefixAwareId",
+)  # fmt: skip
 
 
 class Invocations:
@@ -37,6 +42,7 @@ class Invocations:
                 raise ServiceError("ValidationError", f"Endpoint {name} of account {ACCOUNT_ID} not found.")
             if hosting.async_config:
                 refuse_synchronous(name)
+            _refuse_unrehearsed(call)
             variant = _variant(call, hosting)
             limit = (
                 serverless.MAX_BODY_BYTES if isinstance(variant.fleet, serverless.ServerlessFleet) else MAX_BODY_BYTES
@@ -49,6 +55,16 @@ class Invocations:
             if hosting.capture and reply.status == 200:
                 hosting.capture.capture(call, variant.name, reply)
         return _answer(call, variant, reply, limit)
+
+
+def _refuse_unrehearsed(call: Call) -> None:
+    names = [name for name in _UNREHEARSED if call.params.get(name)]
+    if names:
+        raise ServiceError(
+            "ValidationError",
+            f"{', '.join(names)} cannot be used with endpoint {call.params['EndpointName']}: it serves one model in "
+            "one container, without explanations, inference components or sessions.",
+        )
 
 
 def _variant(call: Call, hosting: Hosting) -> Variant:
