@@ -170,6 +170,11 @@ def test_a_serverless_endpoint_refuses_more_than_its_concurrency(deploy, tmp_pat
     [variant] = boto3.client("sagemaker").describe_endpoint(EndpointName=name)["ProductionVariants"]
     assert variant["CurrentServerlessConfig"] == {"MemorySizeInMB": 2048, "MaxConcurrency": 1}
     assert "CurrentInstanceCount" not in variant
+    for change in ({"DesiredInstanceCount": 2}, {"ServerlessUpdateConfig": {"ProvisionedConcurrency": 2}}):
+        with pytest.raises(ClientError, match=r"ValidationException.*(DesiredInstanceCount|ProvisionedConcurrency)"):
+            boto3.client("sagemaker").update_endpoint_weights_and_capacities(
+                EndpointName=name, DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", **change}]
+            )
     assert ask(name)["text"] == "dog"
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(ask, name, f"wait for {gate}")

@@ -1,9 +1,14 @@
 """Models, endpoint configurations and endpoints as records: their lists, their tags, and what is refused of them."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+
 import boto3
 import pytest
 from botocore.exceptions import ClientError
 
+from opslib.rehearsal.endpoints.live import LiveEndpoint
 from tests.rehearsal.serving import IMAGE, pack_model, settled, unique
 
 
@@ -86,7 +91,7 @@ def test_models_are_filtered_by_name_and_time(model):
     created = boto3.client("sagemaker").describe_model(ModelName=model)["CreationTime"]
     assert names(*asked, NameContains=model) == [model]
     assert names(*asked, NameContains="no-such-model") == []
-    assert model in names(*asked, CreationTimeAfter=created, MaxResults=100)
+    assert model in names(*asked, CreationTimeAfter=created - timedelta(seconds=1), MaxResults=100)
     assert model not in names(*asked, CreationTimeBefore=created.replace(year=2000), MaxResults=100)
 
 
@@ -110,6 +115,85 @@ def test_tags_of_names_with_capitals_are_changed_and_listed(endpoint, model):
     for gone in (f"{arn}x", arn.replace(":model/", ":pipeline/"), arn.replace(":model/", ":nothing/")):
         with pytest.raises(ClientError, match=r"ValidationException.*Could not find"):
             sagemaker.list_tags(ResourceArn=gone)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"EnableNetworkIsolation": True}, "EnableNetworkIsolation of an endpoint configuration cannot be rehearsed"),
+        ({"MetricsConfig": {"EnableEnhancedMetrics": True}}, "MetricsConfig of an endpoint configuration cannot be"),
+    ],
+)
+def test_settings_that_nothing_would_come_of_are_refused(configure, settings, words):
+    with pytest.raises(ClientError, match=f"ValidationException.*{words}"):
+        configure(**settings)
+
+
+def test_variants_need_names_of_their_own_and_models(configure, model):
+    with pytest.raises(ClientError, match=r"ValidationException.*Variant names must be unique: AllTraffic"):
+        configure("", variant(model), variant(model))
+    nothing = {"VariantName": "AllTraffic", "InstanceType": "ml.m5.large", "InitialInstanceCount": 1}
+    with pytest.raises(ClientError, match=r"ValidationException.*ModelName is required for variant AllTraffic"):
+        configure("", nothing)
+    pools = [{"InstanceType": "ml.m5.large", "Priority": 1}]
+    with pytest.raises(ClientError, match=r"ValidationException.*InstancePools of an endpoint configuration cannot be"):
+        configure("", {"VariantName": "AllTraffic", "ModelName": model, "InstancePools": pools})
+
+
+def test_more_instances_than_an_account_has_are_refused(configure, endpoint, model):
+    sagemaker, large = boto3.client("sagemaker"), configure("", variant(model, InitialInstanceCount=1000))
+    limit = "ResourceLimitExceeded.*'ml.m5.large for endpoint usage' is 20 Instances, with current utilization of"
+    with pytest.raises(ClientError, match=limit):
+        sagemaker.create_endpoint(EndpointName=unique("endpoint"), EndpointConfigName=large)
+    with pytest.raises(ClientError, match=limit):
+        sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=large)
+    with pytest.raises(ClientError, match=f"{limit} 1 Instances and a request delta of 20 Instances"):
+        change(endpoint, DesiredInstanceCount=21)
+
+
+def test_changes_that_a_variant_cannot_take_are_refused(endpoint):
+    with pytest.raises(ClientError, match=r"ValidationException.*ServerlessUpdateConfig"):
+        change(endpoint, ServerlessUpdateConfig={"MaxConcurrency": 2})
+    twice = [{"VariantName": "AllTraffic", "DesiredWeight": weight} for weight in (1, 2)]
+    with pytest.raises(ClientError, match=r"ValidationException.*Variant names must be unique: AllTraffic"):
+        boto3.client("sagemaker").update_endpoint_weights_and_capacities(
+            EndpointName=endpoint, DesiredWeightsAndCapacities=twice
+        )
+
+
+def change(endpoint: str, **wanted) -> None:
+    boto3.client("sagemaker").update_endpoint_weights_and_capacities(
+        EndpointName=endpoint, DesiredWeightsAndCapacities=[{"VariantName": "AllTraffic", **wanted}]
+    )
+
+
+@pytest.mark.parametrize(
+    "parameter",
+    ["TargetModel", "TargetContainerHostname", "EnableExplanations", "InferenceComponentName", "SessionId"],
+)
+def test_parameters_of_an_invocation_that_nothing_would_come_of_are_refused(endpoint, parameter):
+    with pytest.raises(ClientError, match=f"ValidationError.*{parameter} cannot be used with endpoint {endpoint}"):
+        boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName=endpoint, Body=b"x", **{parameter: "abc"})
+
+
+def test_an_endpoint_that_is_being_deleted_is_not_changed(configure, monkeypatch):
+    sagemaker, name, config = boto3.client("sagemaker"), unique("endpoint"), configure()
+    sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)
+    settled(name)
+    begun, gate, close = threading.Event(), threading.Event(), LiveEndpoint.close
+    monkeypatch.setattr(LiveEndpoint, "close", lambda endpoint: (begun.set(), gate.wait(20), close(endpoint)))
+    with ThreadPoolExecutor(1) as pool:
+        deletion = pool.submit(sagemaker.delete_endpoint, EndpointName=name)
+        assert begun.wait(20)
+        assert sagemaker.describe_endpoint(EndpointName=name)["EndpointStatus"] == "Deleting"
+        for change in (
+            lambda: sagemaker.delete_endpoint(EndpointName=name),
+            lambda: sagemaker.update_endpoint(EndpointName=name, EndpointConfigName=config),
+        ):
+            with pytest.raises(ClientError, match=r"ValidationException.*Cannot update in-progress endpoint"):
+                change()
+        gate.set()
+        deletion.result()
 
 
 def test_the_name_of_an_endpoint_is_taken_whatever_its_case(endpoint, configure):

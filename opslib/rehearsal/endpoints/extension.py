@@ -15,13 +15,14 @@ from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoints.async_invocations import AsyncInvocations
 from opslib.rehearsal.endpoints.capacities import VariantCapacities
+from opslib.rehearsal.endpoints.changes import added_instances, check_changes, refuse_excess
 from opslib.rehearsal.endpoints.fleet import Fleet
 from opslib.rehearsal.endpoints.hosted_models import HostedModels
-from opslib.rehearsal.endpoints.hosting import Hosting
+from opslib.rehearsal.endpoints.hosting import Hosting, Variant
 from opslib.rehearsal.endpoints.hosting_builder import HostingBuilder
 from opslib.rehearsal.endpoints.invocations import Invocations
 from opslib.rehearsal.endpoints.listings import Listings
-from opslib.rehearsal.endpoints.live import LiveEndpoint
+from opslib.rehearsal.endpoints.live import LiveEndpoint, in_progress
 from opslib.rehearsal.endpoints.rollout import Rollout, plan_rollout
 from opslib.rehearsal.endpoints.tags import Tags
 from opslib.rehearsal.site import Site
@@ -116,13 +117,9 @@ class EndpointsExtension:
         """Change the shares of the traffic and the numbers of instances."""
         endpoint, wanted = self._live(call), call.params["DesiredWeightsAndCapacities"]
         endpoint.refuse_unless_in_service()
-        variants = endpoint.route.current.variants
-        unknown = [change["VariantName"] for change in wanted if change["VariantName"] not in variants]
-        if unknown:
-            raise _invalid(f"Could not find variant(s) {', '.join(unknown)} of endpoint {endpoint.record.arn}.")
-        for change in wanted:
-            if change.get("DesiredInstanceCount") == 0 and not endpoint.route.current.async_config:
-                raise _invalid(f"DesiredInstanceCount of variant {change['VariantName']} must be at least 1.")
+        hosting = endpoint.route.current
+        check_changes(hosting, wanted, endpoint.record.arn)
+        refuse_excess(self._running(call.region), added_instances(hosting, wanted))
         endpoint.resize(wanted)
         return {"EndpointArn": endpoint.record.arn}
 
@@ -130,13 +127,11 @@ class EndpointsExtension:
         """Delete an endpoint and kill its instances; refused while it is being created or updated, as on AWS."""
         with self._lock:
             record = self._record(call)
-            endpoint = self._endpoints.get((call.region, record.endpoint_name))
-            if endpoint:
-                endpoint.begin_deletion()
-            self._endpoints.pop((call.region, record.endpoint_name), None)
+            endpoint = self._live(call)
+            endpoint.begin_deletion()
+            del self._endpoints[call.region, record.endpoint_name]
         self._queues.forget(call.region, record.endpoint_name)
-        if endpoint:
-            endpoint.close()
+        endpoint.close()
         del _backend(call).endpoints[record.endpoint_name]
         return {}
 
@@ -162,7 +157,11 @@ class EndpointsExtension:
         return record
 
     def _live(self, call: Call) -> LiveEndpoint:
-        return self._endpoints[call.region, self._record(call).endpoint_name]
+        record = self._record(call)
+        endpoint = self._endpoints.get((call.region, record.endpoint_name))
+        if endpoint is None:  # it is being deleted
+            raise in_progress(record)
+        return endpoint
 
     def _build_hosting(self, call: Call, config_name: str, retained: Mapping[str, Mapping[str, Any]]) -> Hosting:
         key = (call.region, call.params["EndpointName"])
@@ -176,7 +175,13 @@ class EndpointsExtension:
                 for variant in hosting.everything
             )
 
-        return self._builder.build(self._models.plan_hosting(call, config_name, retained, count_neighbours))
+        plan = self._models.plan_hosting(call, config_name, retained, count_neighbours)
+        refuse_excess(self._running(call.region), plan.instances)
+        return self._builder.build(plan)
+
+    def _running(self, region: str) -> list[Variant]:
+        endpoints = [endpoint for key, endpoint in list(self._endpoints.items()) if key[0] == region]
+        return [one for endpoint in endpoints for hosting in endpoint.hostings for one in hosting.everything]
 
     def _plan_rollout(self, call: Call, endpoint: LiveEndpoint, hosting: Hosting) -> Rollout:
         config = call.params.get("DeploymentConfig")

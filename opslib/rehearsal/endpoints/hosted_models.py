@@ -7,6 +7,7 @@ from moto.sagemaker.models import FakeEndpointConfig, Model, sagemaker_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoints.async_invocations import check_async
+from opslib.rehearsal.endpoints.changes import require_unique_names
 from opslib.rehearsal.endpoints.hosting import HostingSettings
 from opslib.rehearsal.endpoints.hosting_builder import HostingPlan, VariantPlan
 from opslib.rehearsal.endpoints.images import REHEARSED_IMAGES, find_program
@@ -16,9 +17,11 @@ from opslib.rehearsal.endpoints.shadow import check_shadows
 from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.role_storage import RoleStorage
 
-_UNREHEARSED_SETTINGS = ("ExplainerConfig",)
-_UNREHEARSED_VARIANT = ("CoreDumpConfig", "ManagedInstanceScaling", "AcceleratorType")
-_SHOWN_SETTINGS = ("DataCaptureConfig", "AsyncInferenceConfig", "ShadowProductionVariants")
+_UNREHEARSED_SETTINGS = ("ExplainerConfig", "EnableNetworkIsolation", "MetricsConfig", "CrossRegionTrafficConfig")
+_UNREHEARSED_VARIANT = ("CoreDumpConfig", "ManagedInstanceScaling", "AcceleratorType", "InstancePools")
+_SHOWN_SETTINGS = (
+    "DataCaptureConfig", "AsyncInferenceConfig", "ShadowProductionVariants", "ExecutionRoleArn", "VpcConfig",
+)  # fmt: skip
 """What moto's record of a configuration has no place for."""
 
 
@@ -81,8 +84,8 @@ class HostedModels:
         _check_rehearsed(call.params)
         variants = call.params["ProductionVariants"]
         for variant in (*variants, *call.params.get("ShadowProductionVariants", [])):
-            self._model(call, variant["ModelName"])
             _check_variant(variant)
+            self._model(call, variant["ModelName"])
         config = FakeEndpointConfig(
             ACCOUNT_ID, call.region, name, [], {}, {}, call.params.get("Tags", []), call.params.get("KmsKeyId", "")
         )
@@ -164,16 +167,21 @@ def _only_container(call: Call) -> dict[str, Any]:
 
 def _check_rehearsed(params: dict[str, Any]) -> None:
     """Refuse what AWS would refuse, and what would be accepted and then not be done."""
+    variants = [*params["ProductionVariants"], *params.get("ShadowProductionVariants", [])]
     names = [name for name in _UNREHEARSED_SETTINGS if params.get(name)]
-    names += [name for variant in params["ProductionVariants"] for name in _UNREHEARSED_VARIANT if variant.get(name)]
+    names += [name for variant in variants for name in _UNREHEARSED_VARIANT if variant.get(name)]
     if names:
         raise _invalid(f"{', '.join(names)} of an endpoint configuration cannot be rehearsed yet; leave it out.")
+    require_unique_names(params["ProductionVariants"])
     check_serverless_endpoint(params)
     check_async(params)
     check_shadows(params)
 
 
 def _check_variant(variant: Mapping[str, Any]) -> None:
+    if not variant.get("ModelName"):
+        name = variant["VariantName"]
+        raise _invalid(f"ModelName is required for variant {name} (inference components cannot be rehearsed).")
     if variant.get("ServerlessConfig"):
         check_serverless(variant)
     elif not variant.get("InstanceType") or not variant.get("InitialInstanceCount"):

@@ -60,6 +60,8 @@ class Variant:
     image: str
     fleet: VariantFleet
     metrics: VariantMetrics
+    instance_type: str = ""
+    """Empty: it is serverless."""
     deployed_at: datetime = field(default_factory=lambda: datetime.now(UTC))
     turns: float = 0.0
     """How far the variant is behind its share of the traffic, in turns times weight."""

@@ -1,5 +1,6 @@
 """From an endpoint configuration to what it asks for: variants with containers, capture and shadows."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +47,14 @@ class HostingPlan:
     count_neighbours: Callable[[], int] = lambda: 0
     """The number of instances of other endpoints."""
 
+    @property
+    def instances(self) -> Counter[str]:
+        """How many instances of each type it has in the beginning."""
+        counts: Counter[str] = Counter()
+        for settings in (one.settings for one in (*self.variants, *self.shadows)):
+            counts[settings.get("InstanceType", "")] += settings.get("InitialInstanceCount", 0)
+        return counts
+
 
 class HostingBuilder:
     """Builds hostings; each container gets the address of the rehearsal and its role's credentials."""
@@ -89,6 +98,7 @@ class HostingBuilder:
             image=model.primary_container["Image"],
             fleet=self._build_fleet(plan, settings, container),
             metrics=VariantMetrics(self._site.monitoring, plan.region, plan.endpoint_name, name),
+            instance_type=settings.get("InstanceType", ""),
         )
 
     def _build_fleet(self, plan: HostingPlan, settings: Mapping[str, Any], container: ModelContainer) -> VariantFleet:

@@ -90,7 +90,7 @@ class LiveEndpoint:
         """
         with self._lock:
             if self.is_moving:
-                raise _in_progress(self.record)
+                raise in_progress(self.record)
             self._set_status("Deleting")
 
     def close(self) -> None:
@@ -142,7 +142,7 @@ class LiveEndpoint:
             ServiceError: ValidationException.
         """
         if self.is_moving:
-            raise _in_progress(self.record)
+            raise in_progress(self.record)
         if self.record.endpoint_status != "InService":
             message = f'Cannot update endpoint "{self.record.arn}" in status {self.record.endpoint_status}.'
             raise ServiceError("ValidationException", message)
@@ -272,5 +272,6 @@ def _describe_settings(hosting: Hosting) -> dict[str, Any]:
     return shown
 
 
-def _in_progress(record: FakeEndpoint) -> ServiceError:
+def in_progress(record: FakeEndpoint) -> ServiceError:
+    """Return the refusal of a change while another one is under way."""
     return ServiceError("ValidationException", f'Cannot update in-progress endpoint "{record.arn}".')

@@ -50,8 +50,19 @@ def check_serverless(variant: Mapping[str, Any]) -> None:
     if config["MemorySizeInMB"] not in MEMORY_SIZES_MB:
         sizes = ", ".join(map(str, MEMORY_SIZES_MB))
         raise _invalid(f"MemorySizeInMB of variant {name} must be one of {sizes}.")
+    check_concurrency(name, config)
+
+
+def check_concurrency(variant_name: str, config: Mapping[str, Any]) -> None:
+    """Refuse a ServerlessConfig with more provisioned concurrency than it may have of any kind.
+
+    Raises:
+        ServiceError: ValidationException.
+    """
     if config.get("ProvisionedConcurrency", 0) > config["MaxConcurrency"]:
-        raise _invalid(f"ProvisionedConcurrency of variant {name} must be less than or equal to MaxConcurrency.")
+        raise _invalid(
+            f"ProvisionedConcurrency of variant {variant_name} must be less than or equal to MaxConcurrency."
+        )
 
 
 def check_serverless_endpoint(params: Mapping[str, Any]) -> None:
