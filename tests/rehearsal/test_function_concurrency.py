@@ -1,7 +1,9 @@
 """How many invocations run at once: reserved concurrency, the account's pool, and the client's retries."""
 
 import base64
+import os
 import re
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from tests.rehearsal.serving import until
+from tests.rehearsal.serving import is_running, until
 from tests.rehearsal.test_functions import functions, invoke, make_function  # noqa: F401 - fixtures
 
 CALLS, RESERVED = 40, 10
@@ -132,3 +134,42 @@ def test_no_environment_takes_the_last_of_the_machines_memory(functions, make_fu
         functions.invoke(FunctionName=name)
     memory.available = 50
     assert invoke(functions, name)["Payload"] == 1
+
+
+def test_an_environment_that_was_killed_while_idle_is_not_used(functions, make_function):  # noqa: F811
+    name = make_function(GATED)
+    for _ in range(5):
+        pid = invoke(functions, name)["Payload"]["pid"]
+        os.kill(pid, signal.SIGKILL)
+        while is_running(pid):  # what is sent takes effect a moment later
+            pass
+        assert invoke(functions, name)["Payload"]["pid"] != pid
+
+
+def test_what_runs_while_its_function_is_deleted_comes_to_its_end(functions, make_function, tmp_path):  # noqa: F811
+    name = make_function(GATED, Timeout=60)
+    with ThreadPoolExecutor() as threads:
+        asked = threads.submit(invoke, functions, name, {"gate": str(tmp_path)})
+        until(lambda: list(tmp_path.iterdir()))
+        functions.delete_function(FunctionName=name)
+        with pytest.raises(functions.exceptions.ResourceNotFoundException):
+            functions.invoke(FunctionName=name)
+        (tmp_path / "open").touch()
+        pid = asked.result()["Payload"]["pid"]
+    until(lambda: not is_running(pid))
+
+
+def test_the_first_calls_of_a_version_make_its_environments_once(functions, make_function, tmp_path):  # noqa: F811
+    name = make_function(GATED, Timeout=60)
+    version = functions.publish_version(FunctionName=name)["Version"]
+
+    def ask_together(gate) -> set[int]:
+        gate.mkdir()
+        event = {"gate": str(gate)}
+        with ThreadPoolExecutor(5) as threads:
+            asked = [threads.submit(invoke, functions, name, event, Qualifier=version) for _ in range(5)]
+            until(lambda: len(list(gate.iterdir())) == 5)
+            (gate / "open").touch()
+            return {one.result()["Payload"]["pid"] for one in asked}
+
+    assert ask_together(tmp_path / "first") == ask_together(tmp_path / "second")

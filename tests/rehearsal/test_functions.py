@@ -5,6 +5,7 @@ import re
 import threading
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import boto3
 import pytest
@@ -74,7 +75,8 @@ def make_function(functions, role):
 
     yield make
     for name in made:
-        functions.delete_function(FunctionName=name)
+        with suppress(functions.exceptions.ResourceNotFoundException):
+            functions.delete_function(FunctionName=name)
 
 
 def invoke(functions, name: str, event: dict | None = None, **more) -> dict:

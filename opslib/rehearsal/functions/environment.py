@@ -110,7 +110,12 @@ class FunctionEnvironment:
     @property
     def has_exited(self) -> bool:
         """Whether the process has ended by itself, or was killed, since the last invocation."""
-        return self._process is not None and self._process.poll() is not None
+        if self._process is None:
+            return False
+        try:  # the process itself is asked, because its keeper notices its end a moment later
+            return psutil.Process(self._process.pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
 
     def prepare(self) -> str:
         """Initialise ahead of the first invocation; return Lambda's word for why not, nothing when it is ready."""

@@ -57,7 +57,7 @@ class FunctionsExtension:
         self._directory = site.directory / "functions"
         self._pools: dict[str, FunctionPool] = {}
         self._python: Path | None = None
-        self._lock = threading.RLock()
+        self._lock, self._building = threading.RLock(), threading.Lock()
         self._concurrency = Concurrency(self._find)
         metrics = FunctionMetrics(site.monitoring)
         self._provisioning = Provisioning(self._pool_of, self._concurrency, metrics, site.clock)
@@ -128,8 +128,9 @@ class FunctionsExtension:
             "Code": function.get_code().get("Code"),
             "Tags": function.tags,
         }
-        if function.reserved_concurrency is not None:
-            reply["Concurrency"] = {"ReservedConcurrentExecutions": function.reserved_concurrency}
+        reserved = find_function(call.region, function.function_name).reserved_concurrency
+        if reserved is not None:
+            reply["Concurrency"] = {"ReservedConcurrentExecutions": reserved}
         return {name: value for name, value in reply.items() if value}
 
     def get_function_configuration(self, call: Call) -> dict[str, Any]:
@@ -163,7 +164,7 @@ class FunctionsExtension:
         return self._update(call, function, function.code_bytes)
 
     def delete_function(self, call: Call) -> dict[str, Any]:
-        """Delete a function (or one version) and kill its environments."""
+        """Delete a function (or one version) and kill its environments, those that run an event at its end."""
         function = self._find(call)
         qualifier = call.params.get("Qualifier")
         if qualifier:
@@ -179,7 +180,7 @@ class FunctionsExtension:
             doomed = [key for key in self._pools if key == _key(function) or (not qualifier and _of(key, function))]
             pools = [self._pools.pop(key) for key in doomed]
         for pool in pools:
-            pool.close()
+            pool.retire()
         return {}
 
     def _names(self, call: Call) -> set[str]:
@@ -210,16 +211,20 @@ class FunctionsExtension:
         """Unpack the code and make the function ready for invocations, in the background."""
         threading.Thread(target=self._build_pool, args=(function, content), name="function-code", daemon=True).start()
 
-    def _build_pool(self, function: LambdaFunction, content: bytes) -> None:
+    def _build_pool(self, function: LambdaFunction, content: bytes) -> FunctionPool | None:
+        """Make the environments of a function in place of those that it has; None when it failed or was deleted."""
         task_root = self._directory / uuid.uuid4().hex / "task"
         try:
             unpack_code(content, task_root)
         except OSError as error:  # e.g. the disk is full
             function.last_update_status, function.state_reason = "Failed", str(error)
             function.state = "Failed" if function.state == "Pending" else function.state
-            return
+            return None
         pool = self._new_pool(function, task_root)
         with self._lock:
+            if not _exists(function):
+                remove_code(task_root)
+                return None
             old = self._pools.get(_key(function))
             self._pools[_key(function)] = pool
         if (function.state, function.last_update_status) != ("Active", "Successful"):
@@ -228,6 +233,7 @@ class FunctionsExtension:
         if old:
             old.retire()
         self._runtime()  # the first invocation may wait for it, but needs not begin it
+        return pool
 
     def _new_pool(self, function: LambdaFunction, task_root: Path) -> FunctionPool:
         version = FunctionVersion(
@@ -257,15 +263,12 @@ class FunctionsExtension:
                 ResourceNotFoundException, when it was deleted meanwhile.
         """
         _require_active(function)
-        with self._lock:
-            pool = self._pools.get(_key(function))
+        pool = self._pools.get(_key(function))
         if pool is None:
-            if not _exists(function):
-                raise ServiceError(
-                    "ResourceNotFoundException", f"Function not found: {function.function_arn}", status=404
-                )
-            self._build_pool(function, function.code_bytes)
-            pool = self._pools[_key(function)]
+            with self._building:
+                pool = self._pools.get(_key(function)) or self._build_pool(function, function.code_bytes)
+        if pool is None:
+            raise ServiceError("ResourceNotFoundException", f"Function not found: {function.function_arn}", status=404)
         return pool
 
 

@@ -73,19 +73,17 @@ class FunctionPool:
             environment.close()
 
     def _take(self) -> FunctionEnvironment:
-        self._drop_expired()
+        oldest, dropped = time.monotonic() - IDLE_SECONDS, []
         with self._lock:
+            while self._idle and self._idle[0].last_used < oldest:
+                dropped.append(self._idle.pop(0))
+            while self._idle and self._idle[-1].has_exited:
+                dropped.append(self._idle.pop())
             environment = self._idle.pop() if self._idle else self._build("on-demand")
             self._busy.add(environment)
-        return environment
-
-    def _drop_expired(self) -> None:
-        oldest = time.monotonic() - IDLE_SECONDS
-        with self._lock:
-            expired = [one for one in self._idle if one.last_used < oldest or one.has_exited]
-            self._idle = [one for one in self._idle if one not in expired]
-        for one in expired:
+        for one in dropped:
             one.close()
+        return environment
 
     def _build(self, kind: str) -> FunctionEnvironment:
         memory = psutil.virtual_memory()
