@@ -16,24 +16,34 @@ import traceback
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ray
 from ray import serve
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 MODEL_DIR = Path(os.environ.get("SM_MODEL_DIR") or Path(__file__).resolve().parent)
 
-THREADS_PER_CORE = 2
-"""While one thread of a core computes, the other reads and decodes the next photo."""
 LONGEST_WAIT_SECONDS = 1.5
 RETRY_AFTER_SECONDS = 1
 MOST_UNDER_WAY = 1000
+MOST_BODY_BYTES = 26 << 20
+"""More are not read; inference.py refuses a photo of more than 25 MiB."""
+MOST_BYTES_HELD = 1 << 30
+"""Of all bodies, those that are still being read among them."""
+CLIENT_LEFT = 499
+"""nginx's status for it; nobody gets it, but it stands in the log."""
 FIRST_GUESS_SECONDS = 0.1
 """For a photo in a thread, before any was measured: a ResNet-50 with two threads for a core."""
 NEWEST_SHARE = 0.05
 """Of a measured time in the running mean, once there are twenty."""
 
 
-@serve.deployment(max_ongoing_requests=1024, ray_actor_options={"num_cpus": 1})
+def gpus_for_a_replica() -> int:
+    """Return 1 where Ray has a GPU, otherwise 0: a replica that does not ask for one gets to see none."""
+    return int(ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1)
+
+
+@serve.deployment(max_ongoing_requests=1024, ray_actor_options={"num_cpus": 1, "num_gpus": gpus_for_a_replica()})
 class Classifier:
     """Answers what is in a photo."""
 
@@ -42,35 +52,51 @@ class Classifier:
         # Ray hands the class by value to the replica's process, where this module itself never runs.
         sys.path.insert(0, str(MODEL_DIR / "code"))
         import inference
-        from opslib.vision.serving import serving_cores
+        from opslib.vision.serving import serving_threads
 
-        cores = serving_cores()
         self._functions = inference
         self._model = inference.model_fn(str(MODEL_DIR))
-        self._threads = cores * THREADS_PER_CORE
+        self._threads = serving_threads()
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="photo")
-        self._under_way = 0
+        self._under_way = self._bytes_held = 0
         self._photo_seconds, self._measured = FIRST_GUESS_SECONDS, 0
 
     async def __call__(self, request: Request) -> Response:
         """Answer one request with the status, the body and the type of what inference.py says."""
-        if self._is_full():
-            return Response("too many requests wait", 503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
-        self._under_way += 1
+        body = bytearray()
         try:
-            body = await request.body()
+            await self._read(request, body)
+            if self._is_full():
+                return Response("too many requests wait", 503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
             kind, accept = request.headers.get("content-type", ""), request.headers.get("accept", "*/*")
-            return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, body, kind, accept)
+            self._under_way += 1
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, body, kind, accept)
+            finally:
+                self._under_way -= 1
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
         finally:
-            self._under_way -= 1
+            self._bytes_held -= len(body)
+
+    async def _read(self, request: Request, body: bytearray) -> None:
+        """Read a body: one that is too long only until that is known, and none when those of others fill the memory.
+
+        Whoever sends slowly is not under way yet: it takes no thread, and nobody waits for it.
+        """
+        async for chunk in request.stream():
+            body += chunk
+            self._bytes_held += len(chunk)
+            if len(body) > MOST_BODY_BYTES or self._bytes_held > MOST_BYTES_HELD:
+                return
 
     def _is_full(self) -> bool:
         """Return whether another request would wait for too long; one for which a thread is idle never does."""
         wait_seconds = self._under_way / self._threads * self._photo_seconds
         too_late = self._under_way >= self._threads and wait_seconds > LONGEST_WAIT_SECONDS
-        return too_late or self._under_way >= MOST_UNDER_WAY
+        return too_late or self._under_way >= MOST_UNDER_WAY or self._bytes_held > MOST_BYTES_HELD
 
-    def _answer(self, body: bytes, content_type: str, accept: str) -> Response:
+    def _answer(self, body: bytearray, content_type: str, accept: str) -> Response:
         busy, started = min(self._under_way, self._threads), time.perf_counter()
         response = self._classify(body, content_type, accept)
         # A photo that is alone has all cores: what counts is how long it would take while every thread is busy.
@@ -81,7 +107,7 @@ class Classifier:
             self._photo_seconds += share * (seconds - self._photo_seconds)
         return response
 
-    def _classify(self, body: bytes, content_type: str, accept: str) -> Response:
+    def _classify(self, body: bytearray, content_type: str, accept: str) -> Response:
         functions = self._functions
         try:
             prediction = functions.predict_fn(functions.input_fn(body, content_type), self._model)

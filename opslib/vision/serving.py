@@ -29,6 +29,8 @@ from opslib.vision.transforms import normalised
 
 logger = logging.getLogger(__name__)
 
+THREADS_PER_CORE = 2
+"""While one thread of a core computes, the other reads and decodes the next photo."""
 MOST_PHOTOS = {"cpu": 1, "cuda": 32}
 """Photos that torch computes at once: on a CPU a batch of photos takes as long as one after the other."""
 LONGEST_WAIT_SECONDS = 0.004
@@ -48,6 +50,14 @@ def serving_cores() -> int:
     """Return how many cores this server may use: SM_NUM_CPUS where SageMaker sets it, at most those there are."""
     told = os.environ.get("SM_NUM_CPUS", "")
     return min(int(told), usable_cores()) if told.isdecimal() and int(told) else usable_cores()
+
+
+def serving_threads() -> int:
+    """Return how many photos should be under way at once, each in a thread that waits for its scores.
+
+    A batch cannot have more photos than there are threads.
+    """
+    return max(serving_cores() * THREADS_PER_CORE, MOST_PHOTOS["cuda"] if torch.cuda.is_available() else 1)
 
 
 def build_scorer(artifact: Artifact, device: str = "cpu") -> Scorer:

@@ -153,3 +153,10 @@ def test_a_batch_is_what_comes_within_a_moment():
 def test_sagemaker_says_how_many_cores_there_are(monkeypatch, told, cores):
     monkeypatch.setenv("SM_NUM_CPUS", told)
     assert serving.serving_cores() == (cores or serving.usable_cores())
+
+
+@pytest.mark.parametrize(("has_gpu", "threads"), [(True, serving.MOST_PHOTOS["cuda"]), (False, 2)])
+def test_there_are_threads_for_a_gpus_largest_batch(monkeypatch, has_gpu, threads):
+    monkeypatch.setenv("SM_NUM_CPUS", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has_gpu)
+    assert serving.serving_threads() == threads

@@ -81,6 +81,7 @@ def stand_in_for_ray() -> None:
     """Let `from ray import serve` find the stand-in."""
     ray, serve = _Unrehearsed("ray"), _Unrehearsed("ray.serve")
     serve.deployment, ray.serve, ray.__path__ = deployment, serve, []
+    ray.is_initialized = lambda: False  # there is no cluster, whose resources one could ask for
     sys.modules.update({"ray": ray, "ray.serve": serve})
 
 
