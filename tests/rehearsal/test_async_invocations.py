@@ -110,7 +110,6 @@ def test_the_backlog_is_told_as_aws_tells_it_and_weighs_as_much_as_the_time_that
 @pytest.mark.parametrize(
     ("output", "more", "words"),
     [
-        ({"NotificationConfig": {"SuccessTopic": "arn:aws:sns:us-east-1:000000000000:x"}}, {}, "no SNS"),
         ({}, {"ProductionVariants": [{"ServerlessConfig": {}}]}, "serverless"),
         ({}, {"DataCaptureConfig": {"EnableCapture": True}}, "Data capture"),
     ],

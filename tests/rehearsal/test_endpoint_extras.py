@@ -1,3 +1,4 @@
+import base64
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,7 @@ def place(rehearsal):
     trust = {"Effect": "Allow", "Action": "sts:AssumeRole", "Principal": {"Service": "sagemaker.amazonaws.com"}}
     document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
     role = iam.create_role(RoleName=name, AssumeRolePolicyDocument=document)["Role"]["Arn"]
-    allowed = {"Effect": "Allow", "Action": ["s3:*", "logs:*"], "Resource": "*"}
+    allowed = {"Effect": "Allow", "Action": ["s3:*", "logs:*", "sns:Publish"], "Resource": "*"}
     policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
     iam.put_role_policy(RoleName=name, PolicyName="all", PolicyDocument=policy)
     s3.create_bucket(Bucket=bucket)
@@ -134,6 +135,53 @@ def test_asynchronous_requests_are_answered_in_s3(place, deploy):
     reply = runtime.invoke_endpoint_async(InputLocation=f"s3://{bucket}/in/dog", **asked)
     scale(name, 1)  # it has waited for that
     assert json.loads(content(reply["OutputLocation"]))["text"] == "dog"
+
+
+@pytest.fixture
+def topic(rehearsal):
+    """Return a topic and a function that waits for the next message that it was told."""
+    sns, sqs = boto3.client("sns"), boto3.client("sqs")
+    arn = sns.create_topic(Name=unique("topic"))["TopicArn"]
+    url = sqs.create_queue(QueueName=unique("queue"))["QueueUrl"]
+    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+    sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue, Attributes={"RawMessageDelivery": "true"})
+
+    def next_message() -> dict:
+        [message] = until(lambda: sqs.receive_message(QueueUrl=url).get("Messages"))
+        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
+        return json.loads(message["Body"])
+
+    yield arn, next_message
+    sns.delete_topic(TopicArn=arn)
+    sqs.delete_queue(QueueUrl=url)
+
+
+def test_topics_are_told_how_asynchronous_requests_ended(place, deploy, topic):
+    arn, next_message = topic
+    include = ["SUCCESS_NOTIFICATION_TOPIC", "ERROR_NOTIFICATION_TOPIC"]
+    told = {"SuccessTopic": arn, "ErrorTopic": arn, "IncludeInferenceResponseIn": include}
+    output = {"S3OutputPath": f"s3://{place[0]}/answers", "NotificationConfig": told}
+    name = deploy(AsyncInferenceConfig={"OutputConfig": output})
+    runtime, asked = boto3.client("sagemaker-runtime"), {"EndpointName": name, "ContentType": "text/plain"}
+    reply = runtime.invoke_endpoint_async(Body=b"dog", InferenceId="7", **asked)
+    message = next_message()
+    assert (message["invocationStatus"], message["inferenceId"]) == ("Completed", "7")
+    assert (message["eventSource"], message["eventName"]) == ("aws:sagemaker", "InferenceResult")
+    assert message["requestParameters"] == {"contentType": "text/plain", "endpointName": name}
+    where = {"contentType": "application/json", "outputLocation": reply["OutputLocation"]}
+    assert message["responseParameters"] == where
+    assert json.loads(base64.b64decode(message["responseBody"]["content"])) == {"model": "main", "text": "dog"}
+    runtime.invoke_endpoint_async(InputLocation=f"s3://{place[0]}/nothing", **asked)
+    message = next_message()
+    assert message["invocationStatus"] == "Failed"
+    assert message["failureReason"].startswith("ClientError: Failed to download the request")
+    assert message["requestParameters"]["inputLocation"] == f"s3://{place[0]}/nothing"
+    runtime.invoke_endpoint_async(Body=b"broken", **asked)
+    message = next_message()
+    assert "Received server error (500)" in message["failureReason"]
+    assert b"broken on purpose" in base64.b64decode(message["responseBody"]["content"])
+    with pytest.raises(ClientError, match="Body must have at most 128000 bytes"):
+        runtime.invoke_endpoint_async(Body=b"x" * 128_001, **asked)
 
 
 def test_a_synchronous_endpoint_captures_its_data_and_takes_no_asynchronous_requests(place, deploy):

@@ -1,7 +1,7 @@
 """InvokeEndpointAsync: the request lies in S3 or in the call, the answer goes to S3, and the caller does not wait.
 
-Notifications through SNS are not rehearsed. Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/
-API_runtime_InvokeEndpointAsync.html and docs.aws.amazon.com/sagemaker/latest/dg/async-inference.html
+Sources: docs.aws.amazon.com/sagemaker/latest/APIReference/API_runtime_InvokeEndpointAsync.html and
+docs.aws.amazon.com/sagemaker/latest/dg/async-inference.html
 """
 
 import threading
@@ -18,6 +18,7 @@ from opslib.rehearsal.endpoints.asking import ask, model_error
 from opslib.rehearsal.endpoints.backlogs import Backlog, BacklogSample, BacklogWork, QueuedRequest
 from opslib.rehearsal.endpoints.container_client import ContainerReply
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
+from opslib.rehearsal.endpoints.notifications import notify
 from opslib.rehearsal.monitoring.extension import Metric
 from opslib.rehearsal.role_storage import StorageRefused, split_uri
 from opslib.rehearsal.site import Site
@@ -29,6 +30,8 @@ DEFAULT_CONCURRENCY = 4
 
 MAX_INPUT_BYTES = 2**30
 """Largest request, 1 GB."""
+MAX_INLINE_BYTES = 128_000
+"""Largest request that lies in the call."""
 
 Find = Callable[[str, str], Hosting | None]
 """From a region and a name to what an endpoint in service runs."""
@@ -40,10 +43,11 @@ Held = Callable[[str, str], AbstractContextManager[Hosting | None]]
 class InvocationFailed(Exception):  # noqa: N818 - it becomes an object in S3
     """A request got no answer; the text is what the failure object says."""
 
-    def __init__(self, metric_name: str, reason: str) -> None:
-        """Name the metric that counts it."""
+    def __init__(self, metric_name: str, reason: str, reply: ContainerReply | None = None) -> None:
+        """Name the metric that counts it; `reply` is the model's, if it gave one."""
         super().__init__(reason)
         self.metric_name = metric_name
+        self.reply = reply
 
 
 def check_async(params: Mapping[str, Any]) -> None:
@@ -55,8 +59,6 @@ def check_async(params: Mapping[str, Any]) -> None:
     config = params.get("AsyncInferenceConfig")
     if not config:
         return
-    if config["OutputConfig"].get("NotificationConfig"):
-        raise ServiceError("ValidationException", "NotificationConfig cannot be rehearsed: there is no SNS here.")
     if any("ServerlessConfig" in variant for variant in params["ProductionVariants"]):
         raise ServiceError("ValidationException", "AsyncInferenceConfig is not supported with serverless inference.")
     capture = params.get("DataCaptureConfig")
@@ -91,6 +93,10 @@ class AsyncInvocations:
             refuse_synchronous(name)
         if ("InputLocation" in params) == bool(params.get("Body")):
             raise ServiceError("ValidationError", "Exactly one of InputLocation and Body must be specified.")
+        if len(params.get("Body", b"")) > MAX_INLINE_BYTES:
+            raise ServiceError(
+                "ValidationError", f"Body must have at most {MAX_INLINE_BYTES} bytes; use InputLocation."
+            )
         request = self._build_request(call, hosting.async_config["OutputConfig"])
         self.watch(call.region, name).put(request)
         return {
@@ -153,11 +159,13 @@ class AsyncInvocations:
         variant, started = hosting.choose(), self._site.clock.time()
         self._observe(request, variant, "TimeInBacklog", (started - request.queued_at) * 1000, "Milliseconds")
         try:
-            reply = self._answer(request, hosting, variant)
+            reply, reason = self._answer(request, hosting, variant), ""
             self._upload(request, hosting, variant, reply)
         except InvocationFailed as failure:
+            reply, reason = failure.reply, str(failure)
             self._observe(request, variant, failure.metric_name, 1, "Count")
-            _write_failure(request, hosting, str(failure))
+            _write_failure(request, hosting, reason)
+        self._notify(request, hosting, variant, reply=reply, reason=reason)
         seconds = self._site.clock.time() - request.queued_at
         self._observe(request, variant, "TotalProcessingTime", seconds * 1000, "Milliseconds")
 
@@ -173,7 +181,7 @@ class AsyncInvocations:
         self._observe(request, variant, "InvocationsProcessed", 1, "Count")
         if reply.status != 200:
             error = model_error(asked, reply.status, reply.body.decode("utf-8", "replace"))
-            raise InvocationFailed("InvocationFailures", error.message)
+            raise InvocationFailed("InvocationFailures", error.message, reply)
         return reply
 
     def _download(self, request: QueuedRequest, hosting: Hosting, variant: Variant) -> bytes:
@@ -200,8 +208,19 @@ class AsyncInvocations:
     def _expire(self, request: QueuedRequest) -> None:
         hosting = self._find(request.call.region, request.call.params["EndpointName"])
         if hosting is not None:
-            self._observe(request, hosting.choose(), "ExpiredRequests", 1, "Count")
-            _write_failure(request, hosting, "Request expired: it was in the queue for longer than RequestTTLSeconds.")
+            variant, reason = (
+                hosting.choose(),
+                "Request expired: it was in the queue for longer than RequestTTLSeconds.",
+            )
+            self._observe(request, variant, "ExpiredRequests", 1, "Count")
+            _write_failure(request, hosting, reason)
+            self._notify(request, hosting, variant, reply=None, reason=reason)
+
+    def _notify(
+        self, request: QueuedRequest, hosting: Hosting, variant: Variant, *, reply: ContainerReply | None, reason: str
+    ) -> None:
+        if not notify(request, hosting, self._site.clock.now(), reply=reply, reason=reason):
+            self._observe(request, variant, "NotificationFailures", 1, "Count")
 
     def _observe(self, request: QueuedRequest, variant: Variant, name: str, value: float, unit: str) -> None:
         endpoint = request.call.params["EndpointName"]

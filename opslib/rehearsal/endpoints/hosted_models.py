@@ -122,11 +122,12 @@ class HostedModels:
         """Return what a configuration asks for; `retained` are settings, by variant, that win over its own."""
         config = self._config(call, config_name)
         settings = config.shown_settings
+        role_arn = self._model(call, config.production_variants[0]["ModelName"]).execution_role_arn
         capture = settings.get("DataCaptureConfig")
         return HostingPlan(
             region=call.region,
             endpoint_name=call.params["EndpointName"],
-            settings=HostingSettings(config_name, settings.get("AsyncInferenceConfig"), capture),
+            settings=HostingSettings(config_name, settings.get("AsyncInferenceConfig"), capture, role_arn),
             variants=[
                 self._plan_variant(call, one | retained.get(one["VariantName"], {}))
                 for one in config.production_variants

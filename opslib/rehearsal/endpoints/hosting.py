@@ -96,6 +96,8 @@ class HostingSettings:
     config_name: str
     async_config: Mapping[str, Any] | None = None
     capture_config: Mapping[str, Any] | None = None
+    role_arn: str = ""
+    """The role of its models."""
 
 
 class Hosting:

@@ -74,7 +74,7 @@ class HostingBuilder:
         variants = [self._build_variant(plan, one, count_cores) for one in plan.variants]
         shadows = [self._build_variant(plan, one, count_cores) for one in plan.shadows]
         fleets += [variant.fleet for variant in (*variants, *shadows)]
-        storage = RoleStorage(assume_role(plan.variants[0].model.execution_role_arn, "SageMaker"))
+        storage = RoleStorage(assume_role(plan.settings.role_arn, "SageMaker"))
         capture_config, capture = plan.settings.capture_config or {}, None
         if capture_config and capture_config.get("EnableCapture", True):
             capture = DataCapture(capture_config, plan.endpoint_name, storage)
