@@ -7,7 +7,8 @@ photos/s: eager torch in batches of 32 19, folded and channels_last in batches o
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -79,12 +80,15 @@ def _torch_runtime(backbone: Backbone, device: torch.device) -> Runtime:
 def _compute_by_torch(
     module: nn.Module, view: TransformSpec, device: torch.device, pixels: numpy.ndarray
 ) -> torch.Tensor:
-    batch = torch.from_numpy(pixels)
-    if device.type == "cuda":  # from pinned memory the copy goes on while the kernels of the last batch run
-        batch = batch.pin_memory().to(device, non_blocking=True)
-    photos = normalised(batch, view).contiguous(memory_format=torch.channels_last)
+    photos = normalised(on_device(pixels, device), view).contiguous(memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16, enabled=precision_on(device) == "bfloat16"):
         return module(photos).float().cpu()
+
+
+def on_device(pixels: numpy.ndarray, device: torch.device) -> torch.Tensor:
+    """Return pixels where they are computed; from pinned memory a copy goes on while kernels of before still run."""
+    batch = torch.from_numpy(pixels)
+    return batch.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else batch
 
 
 def _openvino_runtime(backbone: Backbone, workers: int) -> Runtime | None:
@@ -131,19 +135,29 @@ def compile_network(source: bytes | Path, view: TransformSpec, *, threads: int, 
 
 
 def as_onnx(module: nn.Module, size: int) -> bytes:
-    """Return a network as ONNX for one photo at a time, or nothing when an operator of it is none of ONNX's.
+    """Return a network as ONNX for one photo at a time, or nothing when it cannot be traced or written as ONNX.
 
     Tracing takes a quarter of the two seconds of OpenVINO's own `convert_model`.
     """
     content = io.BytesIO()
-    with warnings.catch_warnings():
-        # torch would rather have its other exporter used, which takes 3 s and needs one more package.
-        warnings.simplefilter("ignore")
+    # torch would rather have its other exporter used, which takes 3 s and needs one more package.
+    with warnings.catch_warnings(action="ignore"), _attention_in_small_steps():
         try:
             torch.onnx.export(module, (torch.zeros(1, 3, size, size),), content, dynamo=False)
-        except (RuntimeError, torch.onnx.errors.OnnxExporterError):
+        except Exception:  # noqa: BLE001 - the network's own code, run with what is no number, may raise anything
             return b""
     return content.getvalue()
+
+
+@contextmanager
+def _attention_in_small_steps() -> Iterator[None]:
+    """Keep torch from computing an attention layer in one operation, for which ONNX has no word (ViT)."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def from_pixels(model: Any, view: TransformSpec) -> Any:

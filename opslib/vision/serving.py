@@ -23,7 +23,7 @@ from opslib.errors import ArtifactError
 from opslib.vision.artifact import Artifact, LoadedModel
 from opslib.vision.exporting import ONNX_FILE
 from opslib.vision.folding import fold_batch_norm
-from opslib.vision.runtimes import compile_network
+from opslib.vision.runtimes import compile_network, on_device
 from opslib.vision.threads import usable_cores
 from opslib.vision.transforms import normalised
 
@@ -172,7 +172,7 @@ class TorchScorer:
     @torch.inference_mode()
     def _compute(self, photos: Sequence[numpy.ndarray]) -> list[list[float]]:
         device = self._model.device
-        batch = normalised(torch.from_numpy(numpy.stack(photos)).to(device), self._model.transform)
+        batch = normalised(on_device(numpy.stack(photos), device), self._model.transform)
         return self._model.classifier(batch.contiguous(memory_format=torch.channels_last)).float().cpu().tolist()
 
 

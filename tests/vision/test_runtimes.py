@@ -70,3 +70,37 @@ def test_network_that_another_runtime_gets_wrong_runs_in_torch():
     runtime = build_runtime(backbone, CPU, workers=1)
     assert runtime.name == "torch"
     assert torch.allclose(runtime.compute(pixels(8)), eager(backbone, pixels(8)), atol=1e-5)
+
+
+class Attentive(nn.Module):
+    """A layer that torch computes in one operation of its own, as those of a ViT."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, photos):
+        rows = self.layer(photos.flatten(2).transpose(1, 2))
+        return self.attention(rows, rows, rows, need_weights=False)[0].mean(dim=1)
+
+
+class Untraceable(Unexportable):
+    """It raises what is no error of the exporter, as EVA-02 does while it is traced."""
+
+    def forward(self, photos):
+        if torch.jit.is_tracing():
+            raise TypeError("argument 'is_causal' must be bool, not Tensor")
+        return self.layer(photos.mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize(("network", "name"), [(Attentive, "openvino"), (Untraceable, "torch")])
+def test_attention_is_exported_and_what_cannot_be_traced_runs_in_torch(capfd, network, name):
+    backbone = Backbone("odd", network().eval().requires_grad_(False), 4, TransformSpec(size=8))
+    before = torch.backends.mha.get_fastpath_enabled()
+    runtime = build_runtime(backbone, CPU, workers=1)
+    assert runtime.name == name
+    batch = pixels(8, 1)
+    assert torch.allclose(runtime.compute(batch), eager(backbone, batch), atol=1e-5)
+    assert torch.backends.mha.get_fastpath_enabled() == before
+    assert capfd.readouterr().out == ""  # torch prints the whole network when it fails
