@@ -173,3 +173,40 @@ def test_the_first_calls_of_a_version_make_its_environments_once(functions, make
             return {one.result()["Payload"]["pid"] for one in asked}
 
     assert ask_together(tmp_path / "first") == ask_together(tmp_path / "second")
+
+
+def test_the_accounts_pool_shrinks_by_what_is_reserved_and_its_use_is_measured(
+    functions,  # noqa: F811
+    make_function,  # noqa: F811
+    tmp_path,
+):
+    name = make_function(GATED, Timeout=60)
+    before = functions.get_account_settings()
+    limit, usage = before["AccountLimit"], before["AccountUsage"]
+    assert (limit["ConcurrentExecutions"], limit["CodeSizeUnzipped"]) == (1000, 262144000)
+    assert usage["FunctionCount"] >= 1
+    assert usage["TotalCodeSize"] >= functions.get_function_configuration(FunctionName=name)["CodeSize"]
+    other = make_function(GATED)
+    functions.put_function_concurrency(FunctionName=other, ReservedConcurrentExecutions=7)
+    left = functions.get_account_settings()["AccountLimit"]["UnreservedConcurrentExecutions"]
+    assert left == limit["UnreservedConcurrentExecutions"] - 7
+    with ThreadPoolExecutor() as threads:
+        event = {"gate": str(tmp_path)}
+        asked = [threads.submit(invoke, functions, one, event) for one in (name, name, other)]
+        until(lambda: len(list(tmp_path.iterdir())) == 3)
+        (tmp_path / "open").touch()
+        assert all(one.result()["StatusCode"] == 200 for one in asked)
+    most = {
+        metric: peak_of_region(metric) for metric in ("UnreservedConcurrentExecutions", "ClaimedAccountConcurrency")
+    }
+    assert most["UnreservedConcurrentExecutions"] >= 2
+    assert most["ClaimedAccountConcurrency"] >= 1000 - left + 1
+
+
+def peak_of_region(metric: str) -> float:
+    now = datetime.now(UTC)
+    points = boto3.client("cloudwatch").get_metric_statistics(
+        Namespace="AWS/Lambda", MetricName=metric, Period=60, Statistics=["Maximum"],
+        StartTime=now - timedelta(minutes=10), EndTime=now + timedelta(minutes=10),
+    )["Datapoints"]  # fmt: skip
+    return max((point["Maximum"] for point in points), default=0)

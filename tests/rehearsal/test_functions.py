@@ -377,3 +377,39 @@ def test_invoking_needs_permission_for_exactly_that_function(make_function):
     with pytest.raises(ClientError, match="is not authorized to perform: lambda:InvokeFunction") as caught:
         caller.invoke(FunctionName=other)
     assert caught.value.response["Error"]["Code"] == "AccessDeniedException"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda functions, name: functions.invoke_with_response_stream(FunctionName=name),
+        lambda functions, name: functions.get_runtime_management_config(FunctionName=name),
+        lambda functions, name: functions.create_event_source_mapping(
+            FunctionName=name, EventSourceArn="arn:aws:sqs:us-east-1:000000000000:q"
+        ),
+    ],
+    ids=["response stream", "runtime management", "event source"],
+)
+def test_what_cannot_be_rehearsed_is_refused(functions, make_function, act):
+    with pytest.raises(ClientError, match="lambda:.* cannot be rehearsed yet") as caught:
+        act(functions, make_function())
+    assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+
+
+def test_the_older_operation_runs_events_later_too(functions, make_function):
+    name = make_function()
+    assert functions.invoke_async(FunctionName=name, InvokeArgs=b'{"n": 8}')["Status"] == 202
+    until(lambda: any('handling {"n": 8}' in line for line in log_lines(f"/aws/lambda/{name}")))
+
+
+def test_the_clients_context_reaches_the_handler_and_is_an_object(functions, make_function):
+    name = make_function("def handler(event, context):\n    return context.client_context.custom")
+
+    def encoded(value: object) -> str:
+        return base64.b64encode(json.dumps(value).encode()).decode()
+
+    assert invoke(functions, name, ClientContext=encoded({"custom": {"a": "\u4e16"}}))["Payload"] == {"a": "\u4e16"}
+    for context in ("no base64!", encoded([1]), encoded({"custom": {"a": "x" * 3000}})):
+        with pytest.raises(ClientError, match="valid Base64-encoded JSON object") as caught:
+            functions.invoke(FunctionName=name, ClientContext=context)
+        assert caught.value.response["Error"]["Code"] == "InvalidRequestContentException"

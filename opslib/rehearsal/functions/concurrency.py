@@ -13,7 +13,7 @@ from typing import Any
 from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
-from opslib.rehearsal.functions.metrics import Target
+from opslib.rehearsal.functions.metrics import Running, Target
 
 ACCOUNT_CONCURRENCY = 1000
 """Concurrent executions of an account and region, the default quota."""
@@ -61,7 +61,7 @@ class Concurrency:
         """
         key = (function.region, function.function_name)
         with self._lock:
-            reserved = _reservations(function.region).get(function.function_name)
+            reserved = reservations(function.region).get(function.function_name)
             if reserved is None:
                 return
             most, now = float(reserved * REQUESTS_PER_CONCURRENCY), time.monotonic()
@@ -72,10 +72,8 @@ class Concurrency:
             raise Throttled(f"ReservedFunction{'InvocationRate' if reserved else 'ConcurrentInvocation'}LimitExceeded")
 
     @contextmanager
-    def invocation(self, function: LambdaFunction, *, is_provisioned: bool) -> Iterator[tuple[int, int]]:
-        """Count one invocation of any of a function's versions while the block runs.
-
-        Gives how many run with it, of the function and of the region.
+    def invocation(self, function: LambdaFunction, *, is_provisioned: bool) -> Iterator[Running]:
+        """Count one invocation of any of a function's versions while the block runs; gives how many run with it.
 
         What is provisioned is set aside already, so that only the others are bounded.
 
@@ -84,16 +82,21 @@ class Concurrency:
         """
         key = (function.region, function.function_name)
         with self._lock:
-            reserved = _reservations(function.region).get(function.function_name)
+            everyones = reservations(function.region)
+            reserved = everyones.get(function.function_name)
             if not is_provisioned and self._free(*key, reserved) <= 0:
                 owner = "" if reserved is None else "ReservedFunction"
                 raise Throttled(f"{owner}ConcurrentInvocationLimitExceeded")
             self._on_demand[key] += not is_provisioned
             self._running[key] += 1
-            running = self._running[key]
-            everywhere = sum(count for (region, _), count in self._running.items() if region == function.region)
+            running = Running(
+                self._running[key],
+                _unreserved(self._running, function.region, {}),
+                _unreserved(self._running, function.region, everyones),
+                self._claimed(function.region, everyones),
+            )
         try:
-            yield running, everywhere
+            yield running
         finally:
             with self._lock:
                 self._on_demand[key] -= not is_provisioned
@@ -101,7 +104,7 @@ class Concurrency:
 
     def is_shut_off(self, function: LambdaFunction) -> bool:
         """Return whether nothing is reserved for a function: it is not to run at all."""
-        return _reservations(function.region).get(function.function_name) == 0
+        return reservations(function.region).get(function.function_name) == 0
 
     def set_aside(self, target: Target, count: int) -> None:
         """Set concurrency aside for what a version or alias has provisioned, in place of what it had.
@@ -110,12 +113,12 @@ class Concurrency:
             ServiceError: InvalidParameterValueException; it is more than the function or the account has.
         """
         with self._lock:
-            reservations = _reservations(target.region)
+            reserved_now = reservations(target.region)
             others = self._set_aside(target.region, target.name) - self._provisioned.get(target, 0)
-            reserved = reservations.get(target.name)
+            reserved = reserved_now.get(target.name)
             if reserved is None:
-                shared = self._shared_provisioned(target.region, reservations) - self._provisioned.get(target, 0)
-                left = ACCOUNT_CONCURRENCY - sum(reservations.values()) - shared - count
+                shared = self._shared_provisioned(target.region, reserved_now) - self._provisioned.get(target, 0)
+                left = ACCOUNT_CONCURRENCY - sum(reserved_now.values()) - shared - count
                 _require_unreserved(left, "ConcurrentExecutions")
             elif others + count > reserved:
                 raise ServiceError(
@@ -134,8 +137,8 @@ class Concurrency:
         """Reserve concurrency: the function has as much for itself, and no more."""
         function, wanted = self._find(call), call.params["ReservedConcurrentExecutions"]
         with self._lock:
-            reservations = _reservations(call.region)
-            reservations.pop(function.function_name, None)
+            others = reservations(call.region)
+            others.pop(function.function_name, None)
             provisioned = self._set_aside(call.region, function.function_name)
             if wanted < provisioned:
                 raise ServiceError(
@@ -143,8 +146,8 @@ class Concurrency:
                     f"ReservedConcurrentExecutions  {wanted} should not be lower than function's total provisioned "
                     f"concurrency [{provisioned}].",
                 )
-            shared = self._shared_provisioned(call.region, {**reservations, function.function_name: wanted})
-            left = ACCOUNT_CONCURRENCY - sum(reservations.values()) - shared - wanted
+            shared = self._shared_provisioned(call.region, {**others, function.function_name: wanted})
+            left = ACCOUNT_CONCURRENCY - sum(others.values()) - shared - wanted
             _require_unreserved(left, "ReservedConcurrentExecutions")
             function.reserved_concurrency = wanted
         return {"ReservedConcurrentExecutions": wanted}
@@ -161,21 +164,26 @@ class Concurrency:
     def _free(self, region: str, name: str, reserved: int | None) -> int:
         if reserved is not None:
             return reserved - self._set_aside(region, name) - self._on_demand[region, name]
-        reservations = _reservations(region)
-        shared = sum(
-            count for (where, other), count in self._on_demand.items() if where == region and other not in reservations
-        )
-        provisioned = self._shared_provisioned(region, reservations)
-        return ACCOUNT_CONCURRENCY - sum(reservations.values()) - provisioned - shared
+        return ACCOUNT_CONCURRENCY - self._claimed(region, reservations(region))
+
+    def _claimed(self, region: str, reserved: Mapping[str, int]) -> int:
+        """Return what is not there for further invocations of functions that reserve nothing."""
+        shared = self._shared_provisioned(region, reserved) + _unreserved(self._on_demand, region, reserved)
+        return sum(reserved.values()) + shared
 
     def _set_aside(self, region: str, name: str) -> int:
         """Return what a function has provisioned in all."""
         return sum(count for one, count in self._provisioned.items() if (one.region, one.name) == (region, name))
 
-    def _shared_provisioned(self, region: str, reservations: Mapping[str, int]) -> int:
+    def _shared_provisioned(self, region: str, reserved: Mapping[str, int]) -> int:
         """Return what is provisioned out of the account's pool: by the functions that reserve nothing."""
         named = self._provisioned.items()
-        return sum(count for one, count in named if one.region == region and one.name not in reservations)
+        return sum(count for one, count in named if one.region == region and one.name not in reserved)
+
+
+def _unreserved(counts: Counter[tuple[str, str]], region: str, reserved: Mapping[str, int]) -> int:
+    """Return how many are counted of the functions of a region that reserve nothing."""
+    return sum(count for (where, name), count in counts.items() if where == region and name not in reserved)
 
 
 def _require_unreserved(left: int, setting: str) -> None:
@@ -187,6 +195,7 @@ def _require_unreserved(left: int, setting: str) -> None:
         )
 
 
-def _reservations(region: str) -> dict[str, int]:
+def reservations(region: str) -> dict[str, int]:
+    """Return what each function of a region reserves, of those that do."""
     functions: Iterable[LambdaFunction] = lambda_backends[ACCOUNT_ID][region].list_functions()
     return {one.function_name: one.reserved_concurrency for one in functions if one.reserved_concurrency is not None}

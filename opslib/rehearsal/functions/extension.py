@@ -15,6 +15,7 @@ from typing import Any
 from moto.awslambda.models import LambdaFunction, lambda_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.functions.account import get_account_settings
 from opslib.rehearsal.functions.aliases import Aliases
 from opslib.rehearsal.functions.async_events import AsyncEvents
 from opslib.rehearsal.functions.async_settings import AsyncSettings
@@ -29,6 +30,7 @@ from opslib.rehearsal.functions.names import by_plain_name
 from opslib.rehearsal.functions.pool import FunctionPool
 from opslib.rehearsal.functions.provisioning import Provisioning
 from opslib.rehearsal.functions.records import ask_moto, find_function, page
+from opslib.rehearsal.functions.refusals import refused_operations
 from opslib.rehearsal.functions.resource_policy import ResourcePolicy
 from opslib.rehearsal.functions.revisions import renew_revision, require_revision
 from opslib.rehearsal.functions.runner import Runner
@@ -68,6 +70,8 @@ class FunctionsExtension:
         self._urls = FunctionUrls(self._find, invocations, metrics)
         self.capacities = FunctionCapacities(self._provisioning)
         operations: dict[str, Operation] = {
+            **refused_operations(),
+            "lambda.GetAccountSettings": get_account_settings,
             "lambda.CreateFunction": self.create_function,
             "lambda.GetFunction": self.get_function,
             "lambda.GetFunctionConfiguration": self.get_function_configuration,

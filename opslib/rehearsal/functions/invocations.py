@@ -7,6 +7,7 @@ gettingstarted-limits.html.
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from moto.awslambda.models import LambdaFunction
@@ -22,6 +23,9 @@ from opslib.rehearsal.functions.runner import Event, Runner
 MAX_PAYLOAD_BYTES = {"RequestResponse": 6_291_456, "DryRun": 6_291_456, "Event": 1_048_576}
 """Largest event, by invocation type."""
 
+MAX_CONTEXT_BYTES = 3583
+"""Largest client context, in base64."""
+
 RETRY_AFTER_THROTTLE_SECONDS = "0"
 """What the Retry-After header of a throttled call says: Lambda names no time, an environment may be free at once."""
 
@@ -34,7 +38,10 @@ class Invocations:
         self._find = find
         self._runner = runner
         self._events = events
-        self.operations: dict[str, Operation] = {"lambda.Invoke": self.invoke}
+        self.operations: dict[str, Operation] = {
+            "lambda.Invoke": self.invoke,
+            "lambda.InvokeAsync": self.invoke_async,
+        }
 
     def invoke(self, call: Call) -> dict[str, Any]:
         """Run a function and wait (RequestResponse), run it later (Event), or only check the call (DryRun)."""
@@ -53,6 +60,11 @@ class Invocations:
             return {"StatusCode": 202}
         return _reply(call, function, self.run_now(event))
 
+    def invoke_async(self, call: Call) -> dict[str, Any]:
+        """Run a function later, by the older operation."""
+        params = {**call.params, "InvocationType": "Event", "Payload": call.params["InvokeArgs"]}
+        return {"Status": self.invoke(replace(call, params=params))["StatusCode"]}
+
     def run_now(self, event: Event) -> Outcome:
         """Run an event for a caller who waits for it.
 
@@ -70,10 +82,13 @@ class Invocations:
 def _client_context(encoded: str) -> str:
     """Return the client's context as one line of JSON, fit for a header."""
     try:
-        return json.dumps(json.loads(base64.b64decode(encoded, validate=True))) if encoded else ""
-    except (ValueError, RecursionError) as error:
-        reason = "Client context must be a valid Base64-encoded JSON object."
-        raise ServiceError("InvalidRequestContentException", reason) from error
+        context = json.loads(base64.b64decode(encoded, validate=True)) if encoded else {}
+    except (ValueError, RecursionError):
+        context = None
+    if not isinstance(context, dict) or len(encoded) > MAX_CONTEXT_BYTES:
+        reason = f"Client context must be a valid Base64-encoded JSON object of up to {MAX_CONTEXT_BYTES} bytes."
+        raise ServiceError("InvalidRequestContentException", reason)
+    return json.dumps(context) if encoded else ""
 
 
 def _check_payload(payload: bytes, kind: str) -> None:

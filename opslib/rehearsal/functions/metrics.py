@@ -57,6 +57,18 @@ class Target:
         return Metric.of(self.region, NAMESPACE, metric, FunctionName=self.name, Resource=resource)
 
 
+@dataclass(frozen=True)
+class Running:
+    """How many invocations run at a moment, and how much of the account's concurrency is spoken for."""
+
+    of_function: int
+    of_region: int
+    unreserved: int
+    """Of the region's functions that reserve nothing."""
+    claimed: int
+    """What is not there for further ones of those."""
+
+
 class FunctionMetrics:
     """Writes the metrics of every function."""
 
@@ -64,13 +76,15 @@ class FunctionMetrics:
         """Take where the metrics go."""
         self._monitoring = monitoring
 
-    def write_running(self, target: Target, running: int, everywhere: int) -> None:
+    def write_running(self, target: Target, running: Running) -> None:
         """Write how many invocations run as one begins: of the function, and of all functions of the region."""
-        for metric, count in (
-            (target.of_function("ConcurrentExecutions"), running),
-            (Metric.of(target.region, NAMESPACE, "ConcurrentExecutions"), everywhere),
+        self._monitoring.gauge(target.of_function("ConcurrentExecutions"), running.of_function, "Count", fine=False)
+        for name, count in (
+            ("ConcurrentExecutions", running.of_region),
+            ("UnreservedConcurrentExecutions", running.unreserved),
+            ("ClaimedAccountConcurrency", running.claimed),
         ):
-            self._monitoring.gauge(metric, count, "Count", fine=False)
+            self._monitoring.gauge(Metric.of(target.region, NAMESPACE, name), count, "Count", fine=False)
 
     def write_outcome(self, target: Target, outcome: Outcome, *, is_provisioned: bool) -> None:
         """Count an invocation that has ended."""

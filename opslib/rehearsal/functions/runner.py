@@ -62,8 +62,8 @@ class Runner:
             provisioned.give_back(environment)
 
     def _run(self, event: Event, lent: Lent, *, is_provisioned: bool) -> Outcome:
-        with self.concurrency.invocation(event.function, is_provisioned=is_provisioned) as (running, everywhere):
-            self.metrics.write_running(event.target, running, everywhere)
+        with self.concurrency.invocation(event.function, is_provisioned=is_provisioned) as running:
+            self.metrics.write_running(event.target, running)
             with lent as environment:
                 outcome = environment.invoke(event.request_id, event.payload, event.client_context)
         self.metrics.write_outcome(event.target, outcome, is_provisioned=is_provisioned)
