@@ -8,6 +8,7 @@ photo, or 50 photos/s). On a GPU, and where OpenVINO is not installed, torch com
 import importlib.util
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -35,6 +36,8 @@ MOST_PHOTOS = {"cpu": 1, "cuda": 32}
 """Photos that torch computes at once: on a CPU a batch of photos takes as long as one after the other."""
 LONGEST_WAIT_SECONDS = 0.004
 """How long a photo waits on a GPU for others to come."""
+_WORKER = "model_service_worker.py"
+"""The program of a worker process of TorchServe and of MMS."""
 
 
 class Scorer(Protocol):
@@ -47,9 +50,17 @@ class Scorer(Protocol):
 
 
 def serving_cores() -> int:
-    """Return how many cores this server may use: SM_NUM_CPUS where SageMaker sets it, at most those there are."""
-    told = os.environ.get("SM_NUM_CPUS", "")
-    return min(int(told), usable_cores()) if told.isdecimal() and int(told) else usable_cores()
+    """Return how many cores this process may use: its share of SM_NUM_CPUS where that is set, or of those there are."""
+    cores = min(_number("SM_NUM_CPUS") or usable_cores(), usable_cores())
+    # TorchServe and MMS start as many processes as there are cores, unless they are told a number.
+    workers = _number("SAGEMAKER_MODEL_SERVER_WORKERS") or (cores if Path(sys.argv[0]).name == _WORKER else 1)
+    return max(1, cores // workers)
+
+
+def _number(name: str) -> int:
+    """Return the number that a variable of the environment holds, 0 if it holds none."""
+    told = os.environ.get(name, "")
+    return int(told) if told.isdecimal() else 0
 
 
 def serving_threads() -> int:

@@ -149,10 +149,32 @@ def test_a_batch_is_what_comes_within_a_moment():
         queue.get(timeout=0.001)
 
 
-@pytest.mark.parametrize(("told", "cores"), [("1", 1), ("", None), ("nonsense", None), ("0", None)])
-def test_sagemaker_says_how_many_cores_there_are(monkeypatch, told, cores):
-    monkeypatch.setenv("SM_NUM_CPUS", told)
-    assert serving.serving_cores() == (cores or serving.usable_cores())
+@pytest.fixture
+def eight_cores(monkeypatch):
+    """A machine of eight cores that says nothing of them."""
+    for name in ("SM_NUM_CPUS", "SAGEMAKER_MODEL_SERVER_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(serving, "usable_cores", lambda: 8)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(("told", "cores"), [("1", 1), ("16", 8), ("", 8), ("nonsense", 8), ("0", 8), ("2.5", 8)])
+def test_sagemaker_says_how_many_cores_there_are(eight_cores, told, cores):
+    eight_cores.setenv("SM_NUM_CPUS", told)
+    assert serving.serving_cores() == cores
+
+
+@pytest.mark.parametrize(("workers", "cores"), [("1", 8), ("3", 2), ("20", 1), ("", 8), ("0", 8), ("many", 8)])
+def test_worker_processes_share_the_cores(eight_cores, workers, cores):
+    eight_cores.setenv("SAGEMAKER_MODEL_SERVER_WORKERS", workers)
+    assert serving.serving_cores() == cores
+
+
+@pytest.mark.parametrize(("workers", "cores"), [("", 1), ("2", 4)])
+def test_a_worker_of_torchserve_knows_that_there_is_one_for_each_core(eight_cores, workers, cores):
+    eight_cores.setenv("SAGEMAKER_MODEL_SERVER_WORKERS", workers)
+    eight_cores.setattr(serving.sys, "argv", ["/venv/ts/model_service_worker.py"])
+    assert serving.serving_cores() == cores
 
 
 @pytest.mark.parametrize(("has_gpu", "threads"), [(True, serving.MOST_PHOTOS["cuda"]), (False, 2)])
