@@ -32,7 +32,10 @@ _START_SECONDS = 60.0
 _REQUESTS_PER_SENDER = 60.0
 """Requests/s of one process: a third of what boto3 can send from one core."""
 _MOST_SENDERS = 8
-_THREADS = 64
+_THREADS = 512
+"""Requests that a sender may have under way: what comes in the seconds for which a target stalls."""
+_LEAST_REQUESTS = 20
+"""At each rate: too many callers of a slow target must have the time to queue up."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class LoadReport:
         latencies_ms: From then to its end, in milliseconds, float64 of shape (N,).
         outcomes: `answered`, `throttled` or an error's name, one for each request.
         late_share: The share of requests that the generator itself started late.
+        late_p95_ms: The 95th percentile of how late it started them.
     """
 
     plan: LoadPlan
@@ -79,6 +83,7 @@ class LoadReport:
     latencies_ms: numpy.ndarray
     outcomes: tuple[str, ...]
     late_share: float
+    late_p95_ms: float = 0.0
 
     @property
     def requests(self) -> int:
@@ -157,7 +162,9 @@ class LoadReport:
 
     def __str__(self) -> str:
         """Return the rows as text."""
-        return "\n".join(f"{name:<10}{figure}" for name, figure in self.rows())
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows) + 2
+        return "\n".join(f"{name:<{width}}{figure}" for name, figure in rows)
 
 
 @dataclass(frozen=True)
@@ -261,14 +268,15 @@ def _look(rows: Sequence[Sequence[Any]], elapsed: float, plan: LoadPlan, request
 
 def _report(plan: LoadPlan, rows: Sequence[Sequence[Any]]) -> LoadReport:
     due, started, ended = (numpy.array([row[column] for row in rows], dtype=float) for column in range(3))
-    senders, late = numpy.array([row[4] for row in rows]), 0
+    senders, late = numpy.array([row[4] for row in rows]), started - due
     for number in set(senders.tolist()):
         own = senders == number
         begun, done = numpy.sort(started[own]), numpy.sort(ended[own])
         under_way = numpy.searchsorted(begun, due[own]) - numpy.searchsorted(done, due[own])
         # A request that waits for a free thread waits for the target: it is late, too, but not the generator's fault.
-        late += int(((started - due)[own] > LATE_SECONDS)[under_way < _THREADS].sum())
-    return LoadReport(plan, due, 1000 * (ended - due), tuple(row[3] for row in rows), late / len(rows))
+        late[own] = numpy.where(under_way < _THREADS, late[own], 0.0)
+    late_share, late_p95_ms = float((late > LATE_SECONDS).mean()), 1000 * float(numpy.percentile(late, 95))
+    return LoadReport(plan, due, 1000 * (ended - due), tuple(row[3] for row in rows), late_share, late_p95_ms)
 
 
 @dataclass(frozen=True)
@@ -291,8 +299,11 @@ class Knee:
 
     @property
     def is_generator_limited(self) -> bool:
-        """Whether the generator was late at the highest rate that held: the target may take more."""
-        return any(one.is_generator_limited for one in self.evidence if one.plan.peak_rps == self.max_rps)
+        """Whether the generator was late at the highest rate that held, or the next one: the target may take more."""
+        beyond = [one.plan.peak_rps for one in self.evidence if one.plan.peak_rps > self.max_rps]
+        edges = {self.max_rps, min(beyond, default=self.max_rps)}
+        near = [one for one in self.evidence if one.plan.peak_rps in edges]
+        return any(one.is_generator_limited or one.late_p95_ms > self.limit_ms / 2 for one in near)
 
     def rows(self) -> list[tuple[float, float, float, bool]]:
         """Return a row for each rate, the lowest first: requests/s, share answered, p95 in ms, and whether it held."""
@@ -323,29 +334,29 @@ def find_knee(
     """Find the highest rate that a target answers quickly and completely.
 
     The rate is doubled until it is too much, then the last interval is halved a few times. It is too much when less
-    than 99 % is answered, or when the 95th percentile of the latencies is above the limit.
+    than 99 % is answered, or when the 95th percentile of the latencies is above the limit. A target that needs seconds
+    for an answer takes minutes: twenty requests are sent at each rate.
 
     Args:
         target: What to ask: one instance, for a figure that can be multiplied.
         limit_ms: The highest p95 that counts as quick; 0 takes four times the median of one request at a time.
-        step_seconds: How long each rate is held.
+        step_seconds: How long each rate is held at least.
         refinements: How often the last interval is halved.
         on_progress: Receives looks at each step.
 
     Raises:
         OpslibError: the target does not answer even one request at a time.
     """
-    alone = run_load(target, LoadPlan.constant(2.0, max(3.0, step_seconds / 2)), on_progress=on_progress)
-    if alone.success_rate < 1:
-        raise OpslibError(f"the target does not answer at two requests/s: {dict(alone.counts)}")
+    alone = _alone(target, step_seconds, on_progress)
     limit = limit_ms or 4 * alone.p50_ms
     evidence: list[LoadReport] = []
 
     def is_well(rate: float) -> bool:
-        evidence.append(run_load(target, LoadPlan.constant(rate, step_seconds), on_progress=on_progress))
+        steady = LoadPlan.constant(rate, max(step_seconds, _LEAST_REQUESTS / rate))
+        evidence.append(run_load(target, steady, on_progress=on_progress))
         return holds(evidence[-1], limit)
 
-    good, bad = 0.0, max(2.0, 500 / alone.p50_ms)
+    good, bad = 0.0, max(2 * alone.plan.peak_rps, 500 / alone.p50_ms)
     while is_well(bad):
         good, bad = bad, 2 * bad
         if evidence[-1].is_generator_limited:  # a higher rate would measure the generator
@@ -354,6 +365,20 @@ def find_knee(
         middle = (good + bad) / 2
         good, bad = (middle, bad) if is_well(middle) else (good, middle)
     return _knee(good, alone.p50_ms, limit, evidence)
+
+
+def _alone(target: Target, seconds: float, on_progress: Callable[[LoadProgress], object] | None) -> LoadReport:
+    """Send requests so far apart that none waits for another; the first one wakes the target up."""
+    single = LoadPlan.constant(10.0, 0.1)
+    for _ in range(2):
+        report = run_load(target, single, on_progress=on_progress)
+        if report.success_rate < 1:
+            raise OpslibError(f"the target does not answer even one request at a time: {dict(report.counts)}")
+    rate = min(2.0, 500 / report.p50_ms)
+    report = run_load(target, LoadPlan.constant(rate, max(3.0, seconds / 2, 4 / rate)), on_progress=on_progress)
+    if report.success_rate < 1:
+        raise OpslibError(f"the target does not answer at {rate:.2g} requests/s: {dict(report.counts)}")
+    return report
 
 
 def _knee(rate: float, idle_ms: float, limit_ms: float, evidence: Sequence[LoadReport]) -> Knee:
