@@ -391,9 +391,41 @@ def test_invoking_needs_permission_for_exactly_that_function(make_function):
     ids=["response stream", "runtime management", "event source"],
 )
 def test_what_cannot_be_rehearsed_is_refused(functions, make_function, act):
-    with pytest.raises(ClientError, match="lambda:.* cannot be rehearsed yet") as caught:
+    with pytest.raises(ClientError, match=r"lambda:\w+ cannot be rehearsed yet") as caught:
         act(functions, make_function())
     assert caught.value.response["ResponseMetadata"]["HTTPStatusCode"] == 501
+
+
+def test_an_endless_recursion_is_an_error_of_the_handler(functions, make_function):
+    name = make_function("def handler(event, context):\n    return handler(event, context)")
+    error = invoke(functions, name)["Payload"]
+    assert (error["errorType"], "maximum recursion depth" in error["errorMessage"]) == ("RecursionError", True)
+
+
+MEMORY = """
+import os, time
+held = b"x" * (60 * 2**20)
+def handler(event, context):
+    if "peak_mb" in event:
+        return len(b"x" * (event["peak_mb"] * 2**20))
+    children = [os.fork() for _ in range(4)]
+    if 0 in children:
+        time.sleep(0.5)
+        os._exit(0)
+    for child in children:
+        os.waitpid(child, 0)
+    return "together"
+"""
+
+
+def test_memory_is_measured_at_its_peak_and_what_processes_share_once(functions, make_function):
+    name = make_function(MEMORY, MemorySize=160, Timeout=20)
+    assert invoke(functions, name)["Payload"] == "together"
+    reply = invoke(functions, name, {"peak_mb": 50}, LogType="Tail")
+    used = int(re.search(r"Max Memory Used: (\d+) MB", base64.b64decode(reply["LogResult"]).decode())[1])
+    assert 110 < used <= 160
+    error = invoke(functions, name, {"peak_mb": 120})["Payload"]
+    assert error["errorMessage"].endswith("signal: killed")
 
 
 def test_the_older_operation_runs_events_later_too(functions, make_function):

@@ -4,6 +4,7 @@ One server for each environment, on 127.0.0.1 at a free port, spoken to by AWS's
 Source: docs.aws.amazon.com/lambda/latest/dg/runtimes-api.html.
 """
 
+import io
 import json
 import queue
 import re
@@ -15,6 +16,9 @@ from typing import Any
 
 MAX_RESPONSE_BYTES = 6_291_556
 """Largest response of a handler: 6 MB and 100 bytes for the envelope."""
+
+_MAX_HEADER_BYTES = 60_000
+"""More of a header is cut: http.server refuses a request with more, and the runtime puts tracebacks into one."""
 
 _INVOCATION = re.compile(r"/2018-06-01/runtime/invocation/(?P<request_id>[\w-]+)/(?P<kind>response|error)")
 
@@ -88,10 +92,24 @@ class _Server(ThreadingHTTPServer):
             super().handle_error(request, client_address)
 
 
+class _CutLines(io.BufferedReader):
+    def readline(self, size: int | None = -1) -> bytes:
+        """Return a line, cut where it is longer than a header may be; `size` is what the caller would take."""
+        line = start = super().readline(size)
+        while len(line) > _MAX_HEADER_BYTES and not line.endswith(b"\n"):
+            line = super().readline(size)
+        return start if len(start) <= _MAX_HEADER_BYTES else start[:_MAX_HEADER_BYTES] + b"\r\n"
+
+
 class _Handler(BaseHTTPRequestHandler):
     api: RuntimeApi
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
+
+    def setup(self) -> None:
+        """Read through what cuts long lines."""
+        super().setup()
+        self.rfile = _CutLines(self.rfile.detach())
 
     def do_GET(self) -> None:
         """Answer `next`, after as long as it takes."""
