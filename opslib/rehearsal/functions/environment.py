@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from opslib.rehearsal.functions.log_format import LogFormat, Report, TextFormat
+from opslib.rehearsal.functions.memory import held_bytes, peak_bytes
 from opslib.rehearsal.functions.runtime_api import MAX_RESPONSE_BYTES, Invocation, Message, RuntimeApi
 from opslib.rehearsal.processes.keeper import MAX_LINE_BYTES, Process, start_process
 
@@ -186,6 +187,7 @@ class FunctionEnvironment:
             cwd=self.function.task_root,
         )
         ready = self._wait_for_message(request_id, time.monotonic() + INIT_SECONDS) is not None
+        self._measure(with_children=False)
         self._read_output()
         return ready
 
@@ -201,6 +203,9 @@ class FunctionEnvironment:
         message = self._wait_for_message(invocation.request_id, deadline)
         if message is None:
             raise _timed_out(invocation.request_id, self.function.timeout_seconds)
+        self._measure(with_children=False)
+        if self._kill_if_too_large():  # between two looks it had more for a moment
+            raise _exited(invocation.request_id, 128 + signal.SIGKILL)
         if message.kind == "too_large":
             raise _too_large()
         return message.payload, "Unhandled" if message.kind == "error" else ""
@@ -226,26 +231,24 @@ class FunctionEnvironment:
     def _look(self, request_id: str) -> None:
         """Notice a process that has ended or that holds more memory than it may."""
         self._read_output()
-        if self._measure() > self.function.memory_mb * 2**20:
-            self._process.kill()
-            self._process.wait()
+        self._measure()
+        self._kill_if_too_large()
         code = self._process.poll()
         if code is not None and self._api.messages.empty():
             raise _exited(request_id, code)
 
-    def _measure(self, *, with_children: bool = True) -> int:
-        """Return the bytes that the process and its children hold, and keep the peak.
+    def _measure(self, *, with_children: bool = True) -> None:
+        """Keep the most that the process, or it and its children together, held."""
+        pid = self._process.pid
+        self._peak_bytes = max(self._peak_bytes, peak_bytes(pid), held_bytes(pid, with_children=with_children))
 
-        To find children every process of the machine is looked at, which takes longer than a warm invocation.
-        """
-        try:
-            process = psutil.Process(self._process.pid)
-            children = process.children(recursive=True) if with_children else []
-            held = sum(one.memory_info().rss for one in [process, *children])
-        except psutil.NoSuchProcess:
-            return 0
-        self._peak_bytes = max(self._peak_bytes, held)
-        return held
+    def _kill_if_too_large(self) -> bool:
+        """Kill a process that held more memory than it may; return whether it did."""
+        is_too_large = self._peak_bytes > self.function.memory_mb * 2**20
+        if is_too_large:
+            self._process.kill()
+            self._process.wait()
+        return is_too_large
 
     def _give_up(self, request_id: str, failure: _Failed) -> None:
         if not self._started:
@@ -260,7 +263,6 @@ class FunctionEnvironment:
 
     def _end(self, request_id: str, duration_ms: float, init_ms: float, failed: _Failed | None) -> None:
         if self.usable:
-            self._measure(with_children=False)
             self._read_output(whole=True)
         peak_mb = min(math.ceil(self._peak_bytes / 2**20), self.function.memory_mb)
         status, error_type = "success", failed.error_type if failed else ""
