@@ -38,6 +38,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+JOB_QUEUE_SIZE = 100
 TEXT_TYPES = ("application/json", "text/csv")
 """Content types whose body is handed to `input_fn` as text, as AWS's toolkit does."""
 
