@@ -1,19 +1,20 @@
 """Traffic: requests a second over time, from a file, from CloudWatch or from a pattern."""
 
 import bisect
-import csv
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from opslib.errors import ConfigurationError
+from opslib.traffic_files import read_cloudwatch, read_csv
 
 _DAY_SECONDS = 86_400
+_PERIOD_SECONDS = 60.0
+"""Of CloudWatch's sums."""
 _STEP_SECONDS = 10
 """Of a ramp, whose rate is constant for so long."""
 
@@ -39,42 +40,39 @@ class Traffic:
 
     @classmethod
     def from_csv(cls, path: Path | str) -> "Traffic":
-        """Read a file with a header and two columns: a time (seconds, or ISO 8601) and requests a second from then on.
+        """Read a table of two columns: a time (seconds, or ISO 8601) and requests a second from then on.
 
-        The first row's time becomes 0; the last row only says until when the row before it holds.
+        The earliest time becomes 0; the last rate holds for as long as the one before it. See `traffic_files.read_csv`.
 
         Raises:
             ConfigurationError: it is no such file.
         """
-        with Path(path).open(newline="") as file:
-            rows = [row for row in csv.reader(file) if row][1:]
-        try:
-            return cls._from_points((_seconds(row[0]), float(row[1])) for row in rows)
-        except (ValueError, IndexError) as error:
-            raise ConfigurationError(
-                f"{path} is no traffic: {error}", hint="a header, then rows of time and requests a second"
-            ) from error
+        points = read_csv(path)
+        times, rates = zip(*points, strict=True)
+        edges = [*times, times[-1] + times[-1] - times[-2]]
+        return cls(tuple(edge - times[0] for edge in edges), rates)
 
     @classmethod
-    def from_cloudwatch(cls, reply: Mapping[str, Any], period_seconds: float = 60) -> "Traffic":
-        """Take the first result of a GetMetricData reply: the Sum of Invocations of each period.
+    def from_cloudwatch(cls, reply: Mapping[str, Any] | Path | str, period_seconds: float | None = None) -> "Traffic":
+        """Take a GetMetricData or GetMetricStatistics reply, or a file with its JSON: the Sum of Invocations.
 
         Periods that are missing are periods without requests.
 
+        Args:
+            reply: what CloudWatch said. Of a GetMetricData reply the first query counts.
+            period_seconds: of the sums; by default the shortest time between two of them.
+
         Raises:
-            ConfigurationError: it has no values.
+            ConfigurationError: it has no sums.
         """
-        results = reply.get("MetricDataResults") or [{}]
-        pairs = zip(results[0].get("Timestamps", []), results[0].get("Values", []), strict=True)
-        sums = {moment.timestamp(): float(value) for moment, value in pairs}
-        if not sums:
-            raise ConfigurationError("the reply holds no values", hint="ask for Invocations, Sum, of a busy time")
-        first = min(sums)
-        count = round((max(sums) - first) / period_seconds) + 1
-        rates = [0.0] * count
-        for moment, value in sums.items():
-            rates[round((moment - first) / period_seconds)] = value / period_seconds
-        return cls(tuple(index * period_seconds for index in range(count + 1)), tuple(rates))
+        sums = read_cloudwatch(reply)
+        first, last = sums[0][0], sums[-1][0]
+        gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(sums)]
+        period = period_seconds or min(gaps, default=_PERIOD_SECONDS)
+        rates = [0.0] * (round((last - first) / period) + 1)
+        for moment, value in sums:
+            rates[round((moment - first) / period)] += value / period
+        return cls(tuple(index * period for index in range(len(rates) + 1)), tuple(rates))
 
     @classmethod
     def day(cls, peak_rps: float, *, night_rps: float = 0.0, peak_hour: float = 14.0) -> "Traffic":
@@ -100,11 +98,6 @@ class Traffic:
             edges += [start + seconds * (index + 1) / count for index in range(count)]
             rates += [first + (last - first) * (index + 0.5) / count for index in range(count)]
         return cls(tuple(edges), tuple(rates))
-
-    @classmethod
-    def _from_points(cls, points: Iterable[tuple[float, float]]) -> "Traffic":
-        times, rates = zip(*points, strict=True)
-        return cls(tuple(time - times[0] for time in times), rates[:-1])
 
     def followed_by(self, rate: float, seconds: float) -> "Traffic":
         """Return this traffic and then so many seconds of a constant rate."""
@@ -143,12 +136,3 @@ class Traffic:
         if index >= len(self.rates):
             return self._sums[-1]
         return self._sums[index] + self.rates[index] * (at - self.edges[index])
-
-
-def _seconds(text: str) -> float:
-    """Read a time: seconds, or ISO 8601 (UTC where it names no zone)."""
-    try:
-        return float(text)
-    except ValueError:
-        moment = datetime.fromisoformat(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

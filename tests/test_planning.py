@@ -126,13 +126,9 @@ def test_traffic_from_a_file(tmp_path):
         "time,requests_per_second\n2026-03-01T10:00:00Z,2\n2026-03-01T10:01:00Z,4\n2026-03-01T10:03:00Z,0\n"
     )
     traffic = Traffic.from_csv(path)
-    assert traffic.rates == (2, 4)
-    assert traffic.edges == (0, 60, 180)
-    assert plan(traffic, SPEC, KNEE).requests == (120, 240, 240)
-    for text in ("", "time,rate\n0,1\n", "time,rate\n0,1\n0,2\n", "time,rate\n0,x\n1,2\n", "time,rate\n0,-1\n1,2\n"):
-        path.write_text(text)
-        with pytest.raises(ConfigurationError):
-            Traffic.from_csv(path)
+    assert traffic.rates == (2, 4, 0)
+    assert traffic.edges == (0, 60, 180, 300)
+    assert plan(traffic, SPEC, KNEE).requests == (120, 240, 240, 0, 0)
 
 
 def test_traffic_from_cloudwatch_fills_the_gaps():
@@ -140,8 +136,14 @@ def test_traffic_from_cloudwatch_fills_the_gaps():
     moments = [begin + timedelta(minutes=minute) for minute in (3, 1, 0)]
     reply = {"MetricDataResults": [{"Timestamps": moments, "Values": [60.0, 120.0, 30.0]}]}
     assert Traffic.from_cloudwatch(reply).rates == (0.5, 2.0, 0.0, 1.0)
-    with pytest.raises(ConfigurationError, match="no values"):
-        Traffic.from_cloudwatch({"MetricDataResults": []})
+
+
+def test_the_period_of_cloudwatchs_sums_is_the_shortest_between_two():
+    begin = datetime(2026, 3, 1, 10, tzinfo=UTC)
+    points = [{"Timestamp": begin + timedelta(minutes=5 * number), "Sum": 600.0} for number in (3, 0, 1)]
+    traffic = Traffic.from_cloudwatch({"Label": "Invocations", "Datapoints": points})
+    assert (traffic.edges, traffic.rates) == ((0, 300, 600, 900, 1200), (2, 2, 0, 2))
+    assert Traffic.from_cloudwatch({"Datapoints": points[:1]}, period_seconds=300).rates == (2,)
 
 
 @FEW
