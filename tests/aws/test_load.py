@@ -1,5 +1,6 @@
 """The load generator against targets that are slow, that stall, that refuse: what it sends, and what it says of it."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -29,10 +30,8 @@ class _Answer(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
-        try:
+        with contextlib.suppress(threading.BrokenBarrierError):
             self.server.crowd.wait(10)
-        except threading.BrokenBarrierError:
-            pass
         self.send_response(200)
         self.send_header("Content-Length", "2")
         self.end_headers()
