@@ -3,9 +3,11 @@ import io
 import json
 import re
 import threading
+import time
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import pairwise
 
 import boto3
 import pytest
@@ -426,6 +428,29 @@ def test_memory_is_measured_at_its_peak_and_what_processes_share_once(functions,
     assert 110 < used <= 160
     error = invoke(functions, name, {"peak_mb": 120})["Payload"]
     assert error["errorMessage"].endswith("signal: killed")
+
+
+TICKING = """
+import threading, time
+ticks = []
+def tick():
+    while True:
+        ticks.append(time.monotonic())
+        time.sleep(0.01)
+threading.Thread(target=tick, daemon=True).start()
+def handler(event, context):
+    time.sleep(0.1)
+    return ticks
+"""
+
+
+def test_between_invocations_nothing_runs(functions, make_function):
+    name = make_function(TICKING)
+    before = invoke(functions, name)["Payload"][-1]
+    until(lambda: time.monotonic() > before + 0.5)
+    after = [tick for tick in invoke(functions, name)["Payload"] if tick > before]
+    assert len(after) < 30
+    assert max(later - earlier for earlier, later in pairwise([before, *after])) > 0.3
 
 
 def test_the_older_operation_runs_events_later_too(functions, make_function):

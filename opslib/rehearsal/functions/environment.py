@@ -7,6 +7,7 @@ lambda-runtime-environment.html, python-logging.html and troubleshooting-invocat
 
 import json
 import math
+import os
 import queue
 import shutil
 import signal
@@ -14,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,7 +102,7 @@ class FunctionEnvironment:
         self._output = self._directory / "output.log"
         self._output.touch()
         self._reader = self._output.open("rb")  # stays readable, whatever the function does to its files
-        self._api = RuntimeApi()
+        self._api = RuntimeApi(lambda: self._signal(signal.SIGSTOP), lambda: self._signal(signal.SIGCONT))
         self._process: Process | None = None
         self._read_bytes = 0
         self._peak_bytes = 0
@@ -161,6 +163,11 @@ class FunctionEnvironment:
                 self._reader.close()
                 self._api.close()
                 shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _signal(self, number: int) -> None:
+        """Freeze or thaw the process and what it started: between invocations nothing of a function runs."""
+        with suppress(ProcessLookupError, PermissionError):  # it has ended
+            os.killpg(self._process.pid, number)
 
     def _initialise(self, request_id: str) -> bool:
         """Start the process and wait until it asks for an event; False when ten seconds are not enough."""

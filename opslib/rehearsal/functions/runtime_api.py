@@ -10,6 +10,7 @@ import queue
 import re
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -46,8 +47,12 @@ class Message:
 class RuntimeApi:
     """The server of one environment: `send` an invocation, then read `messages` until its response is there."""
 
-    def __init__(self) -> None:
-        """Listen at a free port; `address` is what AWS_LAMBDA_RUNTIME_API must hold."""
+    def __init__(self, freeze: Callable[[], None], thaw: Callable[[], None]) -> None:
+        """Listen at a free port; `address` is what AWS_LAMBDA_RUNTIME_API must hold.
+
+        `freeze` is called when the runtime waits for an invocation, `thaw` when it gets one.
+        """
+        self._freeze, self._thaw = freeze, thaw
         self.messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.invocations: queue.SimpleQueue[Invocation | None] = queue.SimpleQueue()
         self._was_ready = False
@@ -67,7 +72,13 @@ class RuntimeApi:
         if not self._was_ready:
             self._was_ready = True
             self.messages.put(Message("ready"))
-        return self.invocations.get()
+        try:
+            return self.invocations.get_nowait()
+        except queue.Empty:
+            self._freeze()
+        invocation = self.invocations.get()
+        self._thaw()
+        return invocation
 
     def take(self, message: Message) -> bool:
         """Pass on what the runtime said; False for a second answer, or one to a request that is not under way."""
