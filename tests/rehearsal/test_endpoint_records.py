@@ -176,6 +176,26 @@ def test_parameters_of_an_invocation_that_nothing_would_come_of_are_refused(endp
         boto3.client("sagemaker-runtime").invoke_endpoint(EndpointName=endpoint, Body=b"x", **{parameter: "abc"})
 
 
+def test_why_a_change_failed_is_told_until_the_next_change(endpoint, bucket):
+    s3 = boto3.client("s3")
+    archive = s3.get_object(Bucket=bucket, Key="model.tar.gz")["Body"].read()
+    s3.delete_object(Bucket=bucket, Key="model.tar.gz")
+    change(endpoint, DesiredInstanceCount=2)
+    failed = settled(endpoint)
+    assert (failed["EndpointStatus"], "Failed to download model data" in failed["FailureReason"]) == ("InService", True)
+    s3.put_object(Bucket=bucket, Key="model.tar.gz", Body=archive)
+    change(endpoint, DesiredInstanceCount=2)
+    done = settled(endpoint)
+    assert (done["ProductionVariants"][0]["CurrentInstanceCount"], done.get("FailureReason")) == (2, None)
+
+
+def test_instances_are_not_replaced_by_a_serverless_variant(configure, endpoint, model):
+    serverless = {"ServerlessConfig": {"MemorySizeInMB": 1024, "MaxConcurrency": 1}}
+    config = configure("", {"VariantName": "AllTraffic", "ModelName": model, **serverless})
+    with pytest.raises(ClientError, match=r"ValidationException.*to a serverless endpoint"):
+        boto3.client("sagemaker").update_endpoint(EndpointName=endpoint, EndpointConfigName=config)
+
+
 def test_an_endpoint_that_is_being_deleted_is_not_changed(configure, monkeypatch):
     sagemaker, name, config = boto3.client("sagemaker"), unique("endpoint"), configure()
     sagemaker.create_endpoint(EndpointName=name, EndpointConfigName=config)

@@ -45,6 +45,19 @@ def check_changes(hosting: Hosting, changes: Sequence[Change], endpoint_arn: str
         _check(hosting, hosting.variants[change["VariantName"]], change)
 
 
+def check_successor(hosting: Hosting, following: Hosting) -> None:
+    """Refuse to go from instances to serverless variants; the other way round is allowed.
+
+    Source: docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints-update.html
+
+    Raises:
+        ServiceError: ValidationException.
+    """
+    has_instances = any(isinstance(variant.fleet, Fleet) for variant in hosting.variants.values())
+    if has_instances and any(isinstance(variant.fleet, ServerlessFleet) for variant in following.variants.values()):
+        raise _invalid("An instance-based endpoint cannot be converted to a serverless endpoint.")
+
+
 def added_instances(hosting: Hosting, changes: Iterable[Change]) -> Counter[str]:
     """Return how many instances of each type the changes add."""
     added: Counter[str] = Counter()

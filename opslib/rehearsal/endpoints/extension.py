@@ -15,7 +15,7 @@ from moto.sagemaker.models import FakeEndpoint, SageMakerModelBackend, sagemaker
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.endpoints.async_invocations import AsyncInvocations
 from opslib.rehearsal.endpoints.capacities import VariantCapacities
-from opslib.rehearsal.endpoints.changes import added_instances, check_changes, refuse_excess
+from opslib.rehearsal.endpoints.changes import added_instances, check_changes, check_successor, refuse_excess
 from opslib.rehearsal.endpoints.fleet import Fleet
 from opslib.rehearsal.endpoints.hosted_models import HostedModels
 from opslib.rehearsal.endpoints.hosting import Hosting, Variant
@@ -108,6 +108,7 @@ class EndpointsExtension:
         retained = _retained(endpoint, params) if params.get("RetainAllVariantProperties") else {}
         hosting = self._build_hosting(call, params["EndpointConfigName"], retained)
         with _closed_on_refusal(hosting):
+            check_successor(endpoint.route.current, hosting)
             endpoint.update(hosting, self._plan_rollout(call, endpoint, hosting))
         if hosting.async_config:
             self._queues.watch(call.region, params["EndpointName"])

@@ -130,6 +130,7 @@ class LiveEndpoint:
         with self._lock:
             if status != "Creating":
                 self.refuse_unless_in_service()
+            self.record.failure_reason = None
             self._set_status(status)
             if hosting:
                 self._pending, self._phase = (hosting, self._site.clock.now()), "Creating"
@@ -179,7 +180,7 @@ class LiveEndpoint:
             return
         old = self.route.put(hosting)
         self.last_rollout = rollout
-        self.record.endpoint_config_name, self.record.failure_reason = hosting.settings.config_name, None
+        self.record.endpoint_config_name = hosting.settings.config_name
         self._pending = None
         self._set_status("InService")
         if old is not None:
