@@ -56,11 +56,11 @@ def serving(tmp_path) -> Iterator[Serving]:
     (model / "code" / "inference.py").write_text(INFERENCE)
     listener = socket.create_server(("127.0.0.1", 0), backlog=1024)
     command = [sys.executable, "-P", model_server.__file__, "--socket", str(listener.fileno())]
+    variables = {**os.environ, "SM_MODEL_DIR": str(model)}
     server = Serving(listener.getsockname()[1], model)
     with listener, server.log.open("w") as log:
-        process = subprocess.Popen(
-            command, pass_fds=[listener.fileno()], env={**os.environ, "SM_MODEL_DIR": str(model)}, stdout=log, stderr=log
-        )
+        variables = {**os.environ, "SM_MODEL_DIR": str(model)}
+        process = subprocess.Popen(command, pass_fds=[listener.fileno()], env=variables, stdout=log, stderr=log)
     try:
         until(lambda: server.ask(b"", "/ping") == 200)
         yield server

@@ -5,8 +5,9 @@
 It stands for AWS's PyTorch inference container and keeps its contract: `model_fn`, `input_fn`, `predict_fn` and
 `output_fn`, or `transform_fn`, each with an optional last argument for the context; JSON and CSV bodies arrive as text,
 all others as bytes; `Accept` defaults to application/json; an exception of the toolkit's BaseInferenceToolkitError
-becomes its status and any other becomes 500, with the message and the traceback as the body (source:
-sagemaker-inference-toolkit, transformer.py). Three things differ: /ping answers 200 only once the model is loaded, a
+becomes its status and any other becomes 500, with the message and the traceback as the body; what is returned and is
+neither text nor bytes becomes JSON (sources: sagemaker-inference-toolkit, transformer.py; TorchServe,
+otf_message_handler.py and context.py). Three things differ: /ping answers 200 only once the model is loaded, a
 model that cannot be loaded ends the process, and text that is not UTF-8 reaches `input_fn` as bytes, where the toolkit
 answers 500 by itself.
 
@@ -17,14 +18,15 @@ import argparse
 import asyncio
 import importlib
 import inspect
+import json
 import os
 import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from time import perf_counter
@@ -34,29 +36,56 @@ from typing import Any
 import uvicorn
 from packaging.requirements import InvalidRequirement, Requirement
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-JOB_QUEUE_SIZE = 100
 TEXT_TYPES = ("application/json", "text/csv")
 """Content types whose body is handed to `input_fn` as text, as AWS's toolkit does."""
+
+JOB_QUEUE_SIZE = 100
+"""Requests that may wait for the model; TorchServe's default for `job_queue_size`, which AWS leaves as it is."""
+CLIENT_LEFT = 499
+"""nginx's status for it; nobody gets it."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back for one invocation: HTTP status, content type and body."""
+    """What goes back for one invocation: HTTP status, content type, body and the headers that the model set."""
 
     status: int
     content_type: str
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def _call(function: Callable, *arguments: Any) -> Any:
+class Context:
+    """TorchServe's context of a request (the index of a request in its batch, which is always 0, is not looked at)."""
+
+    def __init__(self, headers: Mapping[str, str] | None = None) -> None:
+        """Take the request's headers, if there is a request."""
+        self.system_properties = {"model_dir": os.environ["SM_MODEL_DIR"]}
+        self.response_headers: dict[str, str] = {}
+        self._headers = headers or {}
+
+    def get_request_header(self, _index: int, key: str) -> str | None:
+        """Return a header of the request, e.g. X-Amzn-SageMaker-Custom-Attributes."""
+        return self._headers.get(key)
+
+    def get_all_request_header(self, _index: int) -> dict[str, str]:
+        """Return all of them; their names are in lower case."""
+        return dict(self._headers)
+
+    def set_response_header(self, _index: int, key: str, value: str) -> None:
+        """Set a header of the answer."""
+        self.response_headers[key] = value
+
+
+def _call(function: Callable, context: Context, *arguments: Any) -> Any:
     """Call a handler with its arguments, and with the context when it takes one more."""
     expected = len(inspect.signature(function).parameters)
     if expected == len(arguments) + 1:
-        return function(*arguments, SimpleNamespace(system_properties={"model_dir": os.environ["SM_MODEL_DIR"]}))
+        return function(*arguments, context)
     if expected != len(arguments):
         raise TypeError(f"{function.__name__} takes {expected} arguments but {len(arguments)} were given.")
     return function(*arguments)
@@ -118,22 +147,26 @@ class Handlers:
 
     def load(self, model_dir: str) -> None:
         """Load the model; whatever `model_fn` raises comes through."""
-        self._model = _call(self._load, model_dir)
+        self._model = _call(self._load, Context(), model_dir)
 
-    def invoke(self, body: bytes, content_type: str, accept: str) -> Reply:
+    def invoke(self, body: bytes, content_type: str, accept: str, context: Context) -> Reply:
         """Answer one request; an exception becomes an error reply and a traceback in the log."""
         try:
-            result = self._run(_as_handed_on(body, content_type), content_type, accept)
+            result = self._run(context, _as_handed_on(body, content_type), content_type, accept)
         except Exception as error:  # noqa: BLE001 - the container answers for whatever the user's code raises
             return self._error_reply(error)
         answer, answer_type = result if isinstance(result, tuple) else (result, accept)
-        return Reply(200, answer_type, answer.encode() if isinstance(answer, str) else bytes(answer))
+        try:
+            return Reply(200, answer_type, _as_bytes(answer), context.response_headers)
+        except (TypeError, ValueError):
+            write_line(traceback.format_exc())
+            return Reply(503, "text/plain", b"Unsupported model output data type.")
 
-    def _run(self, data: bytes | str, content_type: str, accept: str) -> Any:
+    def _run(self, context: Context, data: bytes | str, content_type: str, accept: str) -> Any:
         if self._transform:
-            return _call(self._transform, self._model, data, content_type, accept)
-        prediction = _call(self._predict, _call(self._input, data, content_type), self._model)
-        return _call(self._output, prediction, accept)
+            return _call(self._transform, context, self._model, data, content_type, accept)
+        prediction = _call(self._predict, context, _call(self._input, context, data, content_type), self._model)
+        return _call(self._output, context, prediction, accept)
 
     def _error_reply(self, error: Exception) -> Reply:
         trace = traceback.format_exc()
@@ -142,6 +175,13 @@ class Handlers:
         if isinstance(error, self._refusal):
             status, message = error.status_code, error.message
         return Reply(status, "text/plain", f"{message}\n{trace}".encode())
+
+
+def _as_bytes(answer: Any) -> bytes:
+    """Return what a function returned as TorchServe sends it."""
+    if isinstance(answer, bytes | bytearray):
+        return bytes(answer)
+    return (answer if isinstance(answer, str) else json.dumps(answer, indent=2)).encode()
 
 
 def default_model_fn(model_dir: str) -> Any:
@@ -161,7 +201,6 @@ def default_model_fn(model_dir: str) -> Any:
 def default_input_fn(data: bytes | str, content_type: str) -> Any:
     """Turn JSON, CSV or NPY into a tensor."""
     import io
-    import json
 
     import numpy
     import torch
@@ -186,7 +225,6 @@ def default_predict_fn(data: Any, model: Callable) -> Any:
 def default_output_fn(prediction: Any, accept: str) -> tuple[bytes | str, str]:
     """Write the prediction as JSON or NPY."""
     import io
-    import json
 
     import numpy
 
@@ -257,6 +295,7 @@ class ModelServer:
     def __init__(self) -> None:
         """Prepare the one thread of the model."""
         self._model_thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self._under_way = 0
         self._handlers: Handlers | None = None
         self._server: uvicorn.Server | None = None
         self.load_failed = False
@@ -270,13 +309,26 @@ class ModelServer:
         """POST /invocations: the body through the user's functions."""
         if not self._handlers:
             return Response("the model is not loaded yet", 503)
-        started, body = perf_counter(), await request.body()
-        content_type = request.headers.get("content-type", "application/json")
-        accept = request.headers.get("accept", "*/*")
-        accept = self._default_accept if accept == "*/*" else accept
-        reply = await self._in_model_thread(self._handlers.invoke, body, content_type, accept)
+        started = perf_counter()
+        try:
+            body = await request.body()
+        except ClientDisconnect:
+            return Response(status_code=CLIENT_LEFT)
+        reply = await self._reply(body, request.headers)
         write_line(f'"POST /invocations HTTP/1.1" {reply.status} {1000 * (perf_counter() - started):.0f} ms')
-        return Response(reply.body, reply.status, headers={"content-type": reply.content_type})
+        return Response(reply.body, reply.status, headers={**reply.headers, "content-type": reply.content_type})
+
+    async def _reply(self, body: bytes, headers: Mapping[str, str]) -> Reply:
+        """Ask the model, unless too many wait for it already: one is computed, the others stand in the queue."""
+        if self._under_way > JOB_QUEUE_SIZE:
+            return Reply(503, "text/plain", b"the queue of the model is full")
+        content_type, accept = headers.get("content-type", "application/json"), headers.get("accept", "*/*")
+        accept = self._default_accept if accept == "*/*" else accept
+        self._under_way += 1
+        try:
+            return await self._in_model_thread(self._handlers.invoke, body, content_type, accept, Context(headers))
+        finally:
+            self._under_way -= 1
 
     async def _in_model_thread(self, function: Callable, *arguments: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._model_thread, function, *arguments)
