@@ -193,11 +193,13 @@ def delete_scaling(resource: str) -> None:
 
 
 def _targets(**chosen: Any) -> list[str]:
+    # Not filtered by AWS: it takes a dimension only together with resources.
     with explained("listing scalable targets"):
         pages = client("application-autoscaling").get_paginator("describe_scalable_targets").paginate(
-            ServiceNamespace=_NAMESPACE, ScalableDimension=DIMENSION, **chosen
+            ServiceNamespace=_NAMESPACE, **chosen
         )  # fmt: skip
-        return [target["ResourceId"] for page in pages for target in page["ScalableTargets"]]
+        found = [target for page in pages for target in page["ScalableTargets"]]
+    return [target["ResourceId"] for target in found if target["ScalableDimension"] == DIMENSION]
 
 
 def _named(resource: str) -> dict[str, str]:
