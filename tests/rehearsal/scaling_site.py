@@ -120,6 +120,8 @@ class ScalingSite:
         """Call an operation on the one resource of the site."""
         model = _MODEL.operation_model(operation)
         named = {name: value for name, value in TARGET.items() if name in model.input_shape.members}
+        if "ResourceIds" in model.input_shape.members:
+            named["ResourceIds"] = [RESOURCE]
         params = named | params
         validate_request("application-autoscaling", model.input_shape, params)
         principal = Principal("arn:aws:iam::000000000000:user/tester", "", "")

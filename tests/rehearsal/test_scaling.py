@@ -9,6 +9,9 @@ import pytest
 from opslib.rehearsal.calls import ServiceError
 from tests.rehearsal.scaling_site import RESOURCE, ScalingSite
 
+LATER = datetime(2027, 1, 15, 8, 30, tzinfo=UTC)
+"""Half an hour after a site's clock begins."""
+
 
 @pytest.fixture
 def site() -> Iterator[ScalingSite]:
@@ -185,12 +188,79 @@ def test_a_schedule_sets_the_bounds_when_it_is_due(site, schedule):
         ("PutScalingPolicy", {"PolicyName": "p", "PolicyType": "TargetTrackingScaling"}, "ValidationException"),
         ("PutScheduledAction", {"ScheduledActionName": "s", "Schedule": "cron(1 2 3)",
                                 "ScalableTargetAction": {"MinCapacity": 1}}, "ValidationException"),
+        ("PutScheduledAction", {"ScheduledActionName": "s", "Schedule": "rate(1 day)",
+                                "ScalableTargetAction": {"MinCapacity": -1}}, "ValidationException"),
+        ("PutScheduledAction", {"ScheduledActionName": "s", "Schedule": "rate(1 day)", "StartTime": LATER,
+                                "EndTime": LATER, "ScalableTargetAction": {"MinCapacity": 1}}, "ValidationException"),
+        ("DescribeScalingPolicies", {"MaxResults": 0}, "ValidationException"),
+        ("DescribeScalingPolicies", {"MaxResults": 11}, "ValidationException"),
+        ("DescribeScalingActivities", {"MaxResults": 51}, "ValidationException"),
+        ("DescribeScalingActivities", {"NextToken": "none"}, "InvalidNextTokenException"),
+        ("DescribeScalableTargets", {"ResourceIds": []}, "ValidationException"),
+        ("RegisterScalableTarget", {"Tags": {"team": "dogs"}}, "ValidationException"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused(site, operation, params, code):
     with pytest.raises(ServiceError) as caught:
         site.call(operation, **params)
     assert caught.value.code == code
+
+
+def test_a_policy_that_is_refused_leaves_the_one_before_as_it_was(site, monkeypatch):
+    site.track(100)
+    before, put = dict(site.monitoring.alarms), site.monitoring.put_alarm
+
+    def refuse_low(region: str, params: dict) -> None:
+        if "AlarmLow" in params["AlarmName"]:
+            raise ServiceError("ValidationError", "Exactly one element of the Metrics list should return data.")
+        put(region, params)
+
+    monkeypatch.setattr(site.monitoring, "put_alarm", refuse_low)
+    with pytest.raises(ServiceError, match="Exactly one") as caught:
+        site.track(50)
+    assert caught.value.code == "ValidationException"
+    assert site.monitoring.alarms == before
+    (shown,) = site.call("DescribeScalingPolicies")["ScalingPolicies"]
+    assert {alarm["AlarmName"] for alarm in shown["Alarms"]} == set(before)
+    assert shown["TargetTrackingScalingPolicyConfiguration"]["TargetValue"] == 100
+
+
+def test_a_policy_is_changed_without_its_type_and_no_second_one_watches_its_metric(site):
+    site.track(100)
+    metric = {"PredefinedMetricSpecification": {"PredefinedMetricType": "SageMakerVariantInvocationsPerInstance"}}
+    changed = {"TargetTrackingScalingPolicyConfiguration": {"TargetValue": 50, **metric}}
+    site.call("PutScalingPolicy", PolicyName="invocations", **changed)
+    (shown,) = site.call("DescribeScalingPolicies")["ScalingPolicies"]
+    assert shown["TargetTrackingScalingPolicyConfiguration"]["TargetValue"] == 50
+    with pytest.raises(ServiceError, match="Only one TargetTrackingScaling policy"):
+        site.call("PutScalingPolicy", PolicyName="other", PolicyType="TargetTrackingScaling", **changed)
+
+
+def test_a_scheduled_action_begins_with_its_start_time_which_a_change_deletes(site):
+    action = {"ScheduledActionName": "morning", "Schedule": "cron(0 9 * * ? *)"}
+    bounds = {"ScalableTargetAction": {"MinCapacity": 2}}
+    site.call("PutScheduledAction", **action, **bounds, StartTime=LATER)
+    scaler = site.extension._scaler
+    (target,) = scaler.targets.values()
+    assert target.schedules["morning"].next_at == LATER
+    site.clock.seconds = LATER.timestamp()
+    scaler.look_after(target)
+    assert site.instances.desired == 2
+    assert target.schedules["morning"].next_at == datetime(2027, 1, 15, 9, tzinfo=UTC)
+    site.call("PutScheduledAction", **action, EndTime=datetime(2027, 2, 1, tzinfo=UTC))
+    (shown,) = site.call("DescribeScheduledActions")["ScheduledActions"]
+    assert "StartTime" not in shown
+    assert shown["ScalableTargetAction"] == {"MinCapacity": 2}
+
+
+def test_a_target_has_at_most_fifty_tags(site):
+    (target,) = site.call("DescribeScalableTargets")["ScalableTargets"]
+    arn = target["ScalableTargetARN"]
+    site.call("TagResource", ResourceARN=arn, Tags={f"tag {number}": "" for number in range(50)})
+    with pytest.raises(ServiceError) as caught:
+        site.call("TagResource", ResourceARN=arn, Tags={"one more": ""})
+    assert caught.value.code == "TooManyTagsException"
+    assert len(site.call("ListTagsForResource", ResourceARN=arn)["Tags"]) == 50
 
 
 def test_deregistering_takes_policies_and_alarms_along(site):

@@ -76,8 +76,36 @@ def test_what_names_no_metric_of_the_resource_is_refused(configuration):
         alarms(VARIANT, **configuration)
 
 
-def test_steps_that_overlap_are_refused():
-    steps = [{"MetricIntervalLowerBound": 0, "ScalingAdjustment": 1}, {"ScalingAdjustment": 2}]
+@pytest.mark.parametrize("name", ["ScaleOutCooldown", "ScaleInCooldown"])
+def test_a_negative_cooldown_is_refused(name):
+    with pytest.raises(ServiceError, match=name):
+        alarms(VARIANT, TargetValue=1.0, **predefined("SageMakerVariantInvocationsPerInstance"), **{name: -1})
+
+
+def steps_of(*bounds: tuple[float | None, float | None], key: TargetKey = VARIANT):
+    names = ("MetricIntervalLowerBound", "MetricIntervalUpperBound")
+    named = [{name: value for name, value in zip(names, one, strict=True) if value is not None} for one in bounds]
+    steps = [{**one, "ScalingAdjustment": 1} for one in named]
     configuration = {"AdjustmentType": "ChangeInCapacity", "StepAdjustments": steps}
-    with pytest.raises(ServiceError, match="overlap"):
-        read_rules(VARIANT, {"PolicyType": "StepScaling", "StepScalingPolicyConfiguration": configuration})
+    return read_rules(key, {"PolicyType": "StepScaling", "StepScalingPolicyConfiguration": configuration})
+
+
+@pytest.mark.parametrize(
+    ("bounds", "told"),
+    [
+        ([(0, None), (None, None)], "overlap"),
+        ([(0, 5), (10, None)], "gap"),
+        ([(None, None)], "same step"),
+        ([(0, 5)], "null bound"),
+        ([(-5, 0)], "null bound"),
+    ],
+)
+def test_steps_are_whole(bounds, told):
+    with pytest.raises(ServiceError, match=told):
+        steps_of(*bounds)
+
+
+def test_a_function_is_not_scaled_by_steps():
+    assert len(steps_of((None, -5), (-5, 0), (0, 5), (5, None)).steps) == 4
+    with pytest.raises(ServiceError, match="not supported"):
+        steps_of((0, None), key=ALIAS)

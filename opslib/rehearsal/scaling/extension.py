@@ -9,13 +9,15 @@ from typing import Any
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.scaling.burstable import require_steady_instances
 from opslib.rehearsal.scaling.naming import arn_of, find, matching, page
-from opslib.rehearsal.scaling.policies import alarms_of, read_rules
+from opslib.rehearsal.scaling.policies import alarms_of, read_rules, require_own_metric
 from opslib.rehearsal.scaling.resources import ScalableResource
 from opslib.rehearsal.scaling.scaler import Scaler
 from opslib.rehearsal.scaling.scheduled_actions import ScheduledActions
 from opslib.rehearsal.scaling.tags import TargetTags
 from opslib.rehearsal.scaling.targets import ScalableTarget, ScalingPolicy, TargetKey
 from opslib.rehearsal.site import Site
+
+_POLICIES_PAGE = 10
 
 
 class ScalingExtension:
@@ -54,6 +56,12 @@ class ScalingExtension:
         self._require_resource(key)
         with self._scaler.lock:
             target = self._scaler.targets.get(key)
+            if target is not None and call.params.get("Tags"):
+                message = (
+                    "The scalable target that you tried to tag already exists. To update tags on an existing scalable "
+                    "target, use the TagResource API."
+                )
+                raise ServiceError("ValidationException", message)
             if target is None:
                 target = ScalableTarget(key, created=self._clock.now(), tags=dict(call.params.get("Tags", {})))
             target.update(call.params)
@@ -79,17 +87,19 @@ class ScalingExtension:
         name = call.params["PolicyName"]
         with self._scaler.lock:
             target = find(self._scaler, call)
-            rules, known = read_rules(target.key, call.params), target.policies.get(name)
+            known = target.policies.get(name)
+            params = {**({"PolicyType": known.type_name} if known else {}), **call.params}
+            rules = read_rules(target.key, params)
             arn = known.arn if known else arn_of(target.key, "scalingPolicy", f"policyName/{name}")
             created = known.created if known else self._clock.now()
-            policy = ScalingPolicy(name, arn, dict(call.params), rules, created)
+            policy = ScalingPolicy(name, arn, params, rules, created)
+            if known is not None and known.type_name != policy.type_name:
+                message = f"The type of the scaling policy {name} cannot be changed from {known.type_name}."
+                raise ServiceError("ValidationException", message)
+            require_own_metric(policy, target.policies.values())
+            self._put_alarms(target.key, policy)
             if known is not None:
-                if known.type_name != policy.type_name:
-                    message = f"The type of the scaling policy {name} cannot be changed from {known.type_name}."
-                    raise ServiceError("ValidationException", message)
                 self._scaler.delete_alarms(call.region, known)
-            for alarm in alarms_of(target.key, policy):
-                self._monitoring.put_alarm(call.region, alarm)
             target.policies[name] = policy
         return {"PolicyARN": policy.arn, "Alarms": self._alarms(policy, call.region)}
 
@@ -110,7 +120,7 @@ class ScalingExtension:
             for policy in list(target.policies.values())
             if not wanted or policy.name in wanted or policy.arn in wanted
         ]
-        return page(call, "ScalingPolicies", shown)
+        return page(call, "ScalingPolicies", shown, most=_POLICIES_PAGE)
 
     def delete_policy(self, call: Call) -> dict[str, Any]:
         """Delete a policy and the alarms that were put for it."""
@@ -145,6 +155,14 @@ class ScalingExtension:
         if resource.desired_capacity(key.region, key.resource_id) is None:
             raise ServiceError("ValidationException", f"{key.namespace} resource doesn't exist: {key.resource_id}")
         require_steady_instances(key)
+
+    def _put_alarms(self, key: TargetKey, policy: ScalingPolicy) -> None:
+        try:
+            for alarm in alarms_of(key, policy):
+                self._monitoring.put_alarm(key.region, alarm)
+        except ServiceError as error:  # e.g. metric math that CloudWatch does not take
+            self._scaler.delete_alarms(key.region, policy)
+            raise ServiceError("ValidationException", error.message) from error
 
     def _alarms(self, policy: ScalingPolicy, region: str) -> list[dict[str, str]]:
         names = [name for name in (policy.high_alarm, policy.low_alarm) if name]

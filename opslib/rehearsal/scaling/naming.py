@@ -44,7 +44,20 @@ def arn_of(key: TargetKey, kind: str, end: str) -> str:
     return f"{place}:resource/{key.namespace}/{key.resource_id}:{end}"
 
 
-def page(call: Call, member: str, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return the page of a Describe call's items that it asks for."""
-    shown, token = one_page(items, {"MaxResults": _PAGE, **call.params})
+def page(call: Call, member: str, items: Sequence[dict[str, Any]], *, most: int = _PAGE) -> dict[str, Any]:
+    """Return the page of a Describe call's items that it asks for.
+
+    Raises:
+        ServiceError: ValidationException or InvalidNextTokenException; it asks for what no page is.
+    """
+    params = {"MaxResults": most, **call.params}
+    if not 1 <= params["MaxResults"] <= most:
+        raise ServiceError("ValidationException", f"MaxResults must be between 1 and {most}.")
+    if "ScalableDimension" in params and not (params.get("ResourceId") or params.get("ResourceIds")):
+        message = "If you specify a scalable dimension, you must also specify a resource ID."
+        raise ServiceError("ValidationException", message)
+    try:
+        shown, token = one_page(items, params)
+    except ServiceError as error:
+        raise ServiceError("InvalidNextTokenException", error.message) from error
     return {member: list(shown), "NextToken": token}

@@ -7,7 +7,7 @@ descriptions and datapoints are those that AWS shows.
 import itertools
 import math
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from opslib.rehearsal.calls import ServiceError
@@ -36,8 +36,8 @@ def read_rules(key: TargetKey, params: Mapping[str, Any]) -> TargetTracking | St
         ServiceError: ValidationException; it is no policy for this resource.
     """
     kind = params.get("PolicyType", "StepScaling")
-    if kind == "PredictiveScaling":
-        raise ServiceError("ValidationException", f"PredictiveScaling is not supported for {key.dimension}.")
+    if kind == "PredictiveScaling" or (kind, key.namespace) == ("StepScaling", "lambda"):
+        raise ServiceError("ValidationException", f"{kind} is not supported for {key.dimension}.")
     configuration = params.get(f"{kind}PolicyConfiguration")
     if configuration is None:
         raise ServiceError("ValidationException", f"{kind}PolicyConfiguration is required for policy type {kind}.")
@@ -51,11 +51,18 @@ def _tracking(key: TargetKey, configuration: Mapping[str, Any], rest: int) -> Ta
     metric = metric_of(key, configuration)
     return TargetTracking(
         configuration["TargetValue"],
-        configuration.get("ScaleOutCooldown", rest),
-        configuration.get("ScaleInCooldown", rest),
+        _cooldown(configuration, "ScaleOutCooldown", rest),
+        _cooldown(configuration, "ScaleInCooldown", rest),
         configuration.get("DisableScaleIn", False),
         metric.get("Period", 60),
     )
+
+
+def _cooldown(configuration: Mapping[str, Any], name: str, rest: int) -> int:
+    seconds = configuration.get(name, rest)
+    if seconds < 0:
+        raise ServiceError("ValidationException", f"{name} must be 0 or greater.")
+    return seconds
 
 
 def _steps(configuration: Mapping[str, Any], rest: int) -> StepScaling:
@@ -69,17 +76,45 @@ def _steps(configuration: Mapping[str, Any], rest: int) -> StepScaling:
     )
     if not steps or "AdjustmentType" not in configuration:
         raise ServiceError("ValidationException", "AdjustmentType and StepAdjustments are required for step scaling.")
-    ordered = sorted(steps, key=lambda step: step.lower)
-    if any(step.lower >= step.upper for step in steps) or any(
-        one.upper > other.lower for one, other in itertools.pairwise(ordered)
-    ):
-        raise ServiceError("ValidationException", "The intervals of StepAdjustments must not overlap.")
+    _require_whole(steps)
     return StepScaling(
         steps,
         configuration["AdjustmentType"],
-        configuration.get("Cooldown", rest),
+        _cooldown(configuration, "Cooldown", rest),
         configuration.get("MinAdjustmentMagnitude", 0),
     )
+
+
+def _require_whole(steps: Sequence[Step]) -> None:
+    """Refuse steps that overlap, leave a gap, or end before the metric does.
+
+    Source: docs.aws.amazon.com/autoscaling/application/APIReference/API_StepAdjustment.html
+    """
+    ordered = sorted(steps, key=lambda step: step.lower)
+    first, last = ordered[0].lower, ordered[-1].upper
+    if any(step.lower >= step.upper for step in steps) or any(
+        one.upper != other.lower for one, other in itertools.pairwise(ordered)
+    ):
+        message = "The intervals of StepAdjustments must not overlap or have a gap."
+    elif any(math.isinf(step.lower) and math.isinf(step.upper) for step in steps):
+        message = "The upper and lower bound can't be null in the same step adjustment."
+    elif -math.inf < first < 0 or 0 < last < math.inf:
+        message = "The outermost step adjustment must have a null bound."
+    else:
+        return
+    raise ServiceError("ValidationException", message)
+
+
+def require_own_metric(policy: ScalingPolicy, others: Iterable[ScalingPolicy]) -> None:
+    """Refuse a second target tracking policy of the same metric, as AWS does.
+
+    Raises:
+        ServiceError: ValidationException, in AWS's words.
+    """
+    for other in others:
+        if other.name != policy.name and other.metric is not None and other.metric == policy.metric:
+            message = "Only one TargetTrackingScaling policy for a given metric specification is allowed."
+            raise ServiceError("ValidationException", message)
 
 
 def metric_of(key: TargetKey, configuration: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from opslib.rehearsal.scaling.scaler import Scaler
 from opslib.rehearsal.scaling.schedules import Schedule
 from opslib.rehearsal.scaling.targets import ScheduledAction, TargetKey
 
+_TIMES = ("StartTime", "EndTime")
+
 
 class ScheduledActions:
     """Puts, shows and deletes them; the scaler runs them."""
@@ -30,10 +32,14 @@ class ScheduledActions:
         with self._scaler.lock:
             target = find(self._scaler, call)
             known = target.schedules.get(name)
-            merged = {**(known.params if known else {}), **params}
+            # AWS keeps what is not named, but for the times: "the old values are deleted".
+            kept = {name: value for name, value in (known.params if known else {}).items() if name not in _TIMES}
+            merged = {**kept, **params}
             if "Schedule" not in merged:
                 raise ServiceError("ValidationException", "Schedule is required when creating a scheduled action.")
             _require_bounds(merged.get("ScalableTargetAction", {}))
+            if "StartTime" in merged and "EndTime" in merged and merged["EndTime"] <= merged["StartTime"]:
+                raise ServiceError("ValidationException", "EndTime must be later than StartTime.")
             now = self._clock.now()
             schedule = Schedule.read(merged["Schedule"], merged.get("Timezone", "UTC"))
             arn = known.arn if known else arn_of(target.key, "scheduledAction", f"scheduledActionName/{name}")
@@ -67,5 +73,7 @@ class ScheduledActions:
 def _require_bounds(bounds: Mapping[str, int]) -> None:
     if not bounds:
         raise ServiceError("ValidationException", "ScalableTargetAction must set MinCapacity or MaxCapacity.")
+    if min(bounds.values()) < 0:
+        raise ServiceError("ValidationException", "MinCapacity and MaxCapacity must be 0 or greater.")
     if bounds.get("MinCapacity", 0) > bounds.get("MaxCapacity", bounds.get("MinCapacity", 0)):
         raise ServiceError("ValidationException", "Maximum capacity cannot be less than minimum capacity.")

@@ -6,6 +6,8 @@ from opslib.rehearsal.calls import Call, Operation, ServiceError
 from opslib.rehearsal.scaling.scaler import Scaler
 from opslib.rehearsal.scaling.targets import ScalableTarget
 
+_MOST_TAGS = 50
+
 
 class TargetTags:
     """Tags, untags and lists."""
@@ -22,7 +24,12 @@ class TargetTags:
     def tag(self, call: Call) -> dict[str, Any]:
         """Add or change tags."""
         with self._scaler.lock:
-            self._find(call).tags.update(call.params["Tags"])
+            target = self._find(call)
+            tags = {**target.tags, **call.params["Tags"]}
+            if len(tags) > _MOST_TAGS:
+                message = f"A scalable target can have at most {_MOST_TAGS} tags."
+                raise ServiceError("TooManyTagsException", message)
+            target.tags = tags
         return {}
 
     def untag(self, call: Call) -> dict[str, Any]:

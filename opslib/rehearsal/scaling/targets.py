@@ -3,7 +3,7 @@
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, ServiceError
@@ -68,6 +68,12 @@ class ScalingPolicy:
         name = f"{self.type_name}PolicyConfiguration"
         return {name: self.params[name]}
 
+    @property
+    def metric(self) -> Mapping[str, Any] | None:
+        """What target tracking was told to watch; None for steps."""
+        told = self.params.get("TargetTrackingScalingPolicyConfiguration", {})
+        return told.get("PredefinedMetricSpecification") or told.get("CustomizedMetricSpecification")
+
 
 @dataclass
 class ScheduledAction:
@@ -81,11 +87,10 @@ class ScheduledAction:
     next_at: datetime | None = None
 
     def plan_next(self, now: datetime) -> None:
-        """Find its next time; None when there is none before its end."""
-        first = max(now, self.params.get("StartTime", now))
-        # A rate counts from its begin, which is itself its first time.
+        """Find its next time; None when there is none before its end. A recurring one begins with its start time."""
         begin = self.params.get("StartTime", self.created)
-        planned = self.schedule.next_after(first if first <= now else first - timedelta(seconds=1), begin)
+        recurs = not self.schedule.expression.startswith("at(")
+        planned = begin if recurs and begin > now else self.schedule.next_after(now, begin)
         end = self.params.get("EndTime")
         self.next_at = None if planned is None or (end is not None and planned > end) else planned
 
