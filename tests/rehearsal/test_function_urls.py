@@ -22,6 +22,8 @@ def handler(event, context):
     if event["rawPath"] == "/shaped":
         return {"statusCode": 201, "headers": {"X-Mine": "yes", "Content-Length": "9"}, "cookies": ["a=1", "b=2"],
                 "body": "/wAB", "isBase64Encoded": True}
+    if event["rawPath"] == "/allowing":
+        return {"statusCode": 200, "headers": {"access-control-allow-origin": "*"}, "body": ""}
     if event["rawPath"] == "/split":
         return {"statusCode": 200, "headers": {"X-Mine": "yes\\r\\nX-Theirs: no"}, "body": ""}
     return event
@@ -139,7 +141,28 @@ def test_browsers_of_allowed_origins(functions, make_function):  # noqa: F811
     reply, _ = fetch(url, "", "OPTIONS", Origin="https://a.example", **ask)
     assert (reply.status, reply.headers["Access-Control-Allow-Origin"]) == (200, "https://a.example")
     assert (reply.headers["Access-Control-Allow-Methods"], reply.headers["Access-Control-Max-Age"]) == ("POST", "60")
+    open_to_all(functions, name)
+    reply, _ = fetch(url, "allowing", Origin="https://a.example")  # the URL's settings win
+    assert reply.headers.get_all("Access-Control-Allow-Origin") == ["https://a.example"]
     reply, _ = fetch(url, "", "OPTIONS", Origin="https://b.example", **ask)
     assert reply.headers["Access-Control-Allow-Origin"] is None
     with pytest.raises(ClientError, match="Response streaming cannot be rehearsed"):
         functions.update_function_url_config(FunctionName=name, InvokeMode="RESPONSE_STREAM")
+
+
+def test_each_qualifier_has_a_policy_of_its_own(functions, make_function):  # noqa: F811
+    name = make_function(ECHO)
+    functions.publish_version(FunctionName=name)
+    statement = {"StatementId": "one", "Action": "lambda:InvokeFunction", "Principal": "s3.amazonaws.com"}
+    functions.add_permission(FunctionName=name, **statement)
+    functions.add_permission(FunctionName=f"{name}:1", **statement)
+    with pytest.raises(functions.exceptions.ResourceConflictException, match="already exists"):
+        functions.add_permission(FunctionName=name, Qualifier="1", **statement)
+    for named in (name, f"000000000000:function:{name}:1"):
+        [found] = json.loads(functions.get_policy(FunctionName=named)["Policy"])["Statement"]
+        assert found["Resource"].endswith(named.rpartition("function:")[2])
+        functions.remove_permission(FunctionName=named, StatementId="one")
+        with pytest.raises(functions.exceptions.ResourceNotFoundException):
+            functions.remove_permission(FunctionName=named, StatementId="one")
+        with pytest.raises(functions.exceptions.ResourceNotFoundException):
+            functions.get_policy(FunctionName=named)

@@ -1,11 +1,12 @@
 """The resource policy of a function: whom it lets in besides those whom their own policies allow.
 
-moto keeps the statements, and answers GetPolicy and RemovePermission.
+moto keeps the statements. A version or an alias has a policy of its own: the statements that name it.
 Source: docs.aws.amazon.com/lambda/latest/api/API_AddPermission.html and lambda/latest/dg/urls-auth.html.
 """
 
 import json
 import re
+import uuid
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +27,16 @@ _CONDITIONS = {
 
 
 class ResourcePolicy:
-    """The operation that adds to a policy."""
+    """The operations on policies."""
 
     def __init__(self, find: Callable[[Call], LambdaFunction]) -> None:
         """Take what finds the function of a call."""
         self._find = find
-        self.operations: dict[str, Operation] = {"lambda.AddPermission": self.add}
+        self.operations: dict[str, Operation] = {
+            "lambda.AddPermission": self.add,
+            "lambda.GetPolicy": self.get,
+            "lambda.RemovePermission": self.remove,
+        }
 
     def add(self, call: Call) -> dict[str, Any]:
         """Add a statement to the policy of a function, a version or an alias."""
@@ -40,7 +45,7 @@ class ResourcePolicy:
         if target.qualifier == "$LATEST":
             reason = "We currently do not support adding policies for $LATEST."
             raise ServiceError("InvalidParameterValueException", reason)
-        if any(one.get("Sid") == sid for one in function.policy.statements):
+        if any(one["Sid"] == sid for one in _statements(function, target)):
             reason = f"The statement id ({sid}) provided already exists. Please provide a new statement id, or remove "
             raise ServiceError("ResourceConflictException", f"{reason}the existing statement.", status=409)
         statement = {
@@ -55,11 +60,40 @@ class ResourcePolicy:
         function.policy.statements.append(statement)
         return {"Statement": json.dumps(statement)}
 
+    def get(self, call: Call) -> dict[str, Any]:
+        """Return the policy of a function, a version or an alias."""
+        function = self._find(call)
+        statements = _statements(function, Target.of(call, function))
+        if not statements:
+            raise _missing("The resource you requested does not exist.")
+        return {"Policy": _document(statements), "RevisionId": str(uuid.uuid5(uuid.NAMESPACE_URL, str(statements)))}
+
+    def remove(self, call: Call) -> dict[str, Any]:
+        """Take a statement out of a policy."""
+        function, sid = self._find(call), call.params["StatementId"]
+        found = [one for one in _statements(function, Target.of(call, function)) if one["Sid"] == sid]
+        if not found:
+            raise _missing(f"Statement {sid} is not found in resource policy.")
+        function.policy.statements.remove(found[0])
+        return {}
+
 
 def policy_of(function: LambdaFunction) -> str:
     """Return the policy as a document; empty when there is none."""
     statements = function.policy.statements
-    return json.dumps({"Version": "2012-10-17", "Id": "default", "Statement": statements}) if statements else ""
+    return _document(statements) if statements else ""
+
+
+def _document(statements: list[dict[str, Any]]) -> str:
+    return json.dumps({"Version": "2012-10-17", "Id": "default", "Statement": statements})
+
+
+def _statements(function: LambdaFunction, target: Target) -> list[dict[str, Any]]:
+    return [one for one in function.policy.statements if one["Resource"] == target.without_latest.resource_arn]
+
+
+def _missing(reason: str) -> ServiceError:
+    return ServiceError("ResourceNotFoundException", reason, status=404)
 
 
 def _principal(named: str) -> Any:

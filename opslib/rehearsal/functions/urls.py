@@ -225,7 +225,9 @@ def _forbidden() -> Reply:
 def _finished(reply: Reply, incoming: Incoming, cors: dict[str, str]) -> Reply:
     headers = {"Content-Length": str(len(reply.body)), "x-amzn-RequestId": incoming.request_id}
     headers["Date"] = format_datetime(datetime.now(UTC), usegmt=True)
-    return Reply(reply.status, {**reply.headers, **cors, **headers}, reply.body, reply.cookies)
+    own = {name.lower() for name in cors}
+    theirs = {name: value for name, value in reply.headers.items() if name.lower() not in own}
+    return Reply(reply.status, {**theirs, **cors, **headers}, reply.body, reply.cookies)
 
 
 def _require_buffered(call: Call) -> None:
