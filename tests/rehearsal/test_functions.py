@@ -69,7 +69,7 @@ def make_function(functions, role):
             "Handler": "app.handler",
             "Code": {"ZipFile": pack_function(source)},
         }
-        functions.create_function(FunctionName=name, **{**defaults, **settings})
+        functions.create_function(**{"FunctionName": name, **defaults, **settings})
         made.append(name)
         if wait:
             until(lambda: functions.get_function(FunctionName=name)["Configuration"]["State"] == "Active")
@@ -363,8 +363,9 @@ def zip_of_many_megabytes() -> bytes:
         (lambda: {"Environment": {"Variables": {"LONG": "x" * 4096}}}, "exceeded the 4KB limit"),
         (lambda: {"Role": make_role("sagemaker.amazonaws.com")}, "cannot be assumed by Lambda"),
         (lambda: {"Timeout": 901}, "less than or equal to 900"),
+        (lambda: {"FunctionName": "x" * 65}, "length less than or equal to 64"),
     ],
-    ids=["not a zip", "too large", "retired", "node", "unknown", "reserved", "variables", "role", "time-out"],
+    ids=["not a zip", "too large", "retired", "node", "unknown", "reserved", "variables", "role", "time-out", "name"],
 )
 def test_what_lambda_refuses(make_function, change, words):
     with pytest.raises(ClientError, match=words):

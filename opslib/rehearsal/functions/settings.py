@@ -17,6 +17,9 @@ MAX_VARIABLES_BYTES = 4096
 _LARGEST = {"Timeout": 900, "MemorySize": 10240}
 """Quotas that are not in botocore's model: seconds and MB."""
 
+MAX_NAME_LENGTH = 64
+"""Of a function's name alone; botocore's model allows for an ARN."""
+
 _RETIRED_RUNTIMES = ("python2.7", "python3.6", "python3.7", "python3.8")
 _RESERVED_VARIABLES = frozenset(
     {
@@ -54,9 +57,9 @@ def check_settings(params: dict[str, Any], present: dict[str, Any]) -> None:
     """
     for name, largest in _LARGEST.items():
         if params.get(name, 0) > largest:
-            where = f"Value '{params[name]}' at '{name[0].lower()}{name[1:]}' failed to satisfy constraint"
-            reason = f"1 validation error detected: {where}: Member must have value less than or equal to {largest}"
-            raise ServiceError("ValidationException", reason)
+            raise _out_of_bounds(name, params[name], f"value less than or equal to {largest}")
+    if len(params["FunctionName"]) > MAX_NAME_LENGTH:
+        raise _out_of_bounds("FunctionName", params["FunctionName"], f"length less than or equal to {MAX_NAME_LENGTH}")
     _check_runtime(params, {**present, **params})
     _check_variables(params.get("Environment", {}).get("Variables", {}))
     for name in ("Layers", "VpcConfig", "FileSystemConfigs"):
@@ -91,6 +94,11 @@ def _check_variables(variables: dict[str, str]) -> None:
         )
     if sum(len(name.encode()) + len(value.encode()) for name, value in variables.items()) > MAX_VARIABLES_BYTES:
         raise _refused(f"{sentence} exceeded the 4KB limit.")
+
+
+def _out_of_bounds(name: str, value: Any, bound: str) -> ServiceError:
+    where = f"Value '{value}' at '{name[0].lower()}{name[1:]}' failed to satisfy constraint"
+    return ServiceError("ValidationException", f"1 validation error detected: {where}: Member must have {bound}")
 
 
 def _refused(message: str) -> ServiceError:
