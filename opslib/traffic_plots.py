@@ -8,12 +8,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from opslib.errors import ConfigurationError
 from opslib.planning import PERIOD_SECONDS, InstanceCapacity, Plan
 
 if TYPE_CHECKING:
     from opslib.aws.load import LoadReport
 
 TRAFFIC = "#8a94a6"
+_SHORT_SECONDS = 2 * 3600
+"""Up to which time is drawn in minutes."""
 POLICIES = ("#0b6e99", "#c8553d", "#5b8c5a", "#8d6a9f", "#b8860b")
 """One colour a policy, in the order in which they are given; then from the first again."""
 
@@ -24,27 +27,34 @@ def plan_comparison(plans: Mapping[str, Plan], capacity: InstanceCapacity) -> Fi
     Args:
         plans: by the name of the policy.
         capacity: of one instance, as in the plans.
+
+    Raises:
+        ConfigurationError: there is no plan.
     """
-    figure, (above, below) = plt.subplots(2, 1, figsize=(10, 5.2), sharex=True, layout="constrained")
+    if not plans:
+        raise ConfigurationError("there is no plan to draw", hint='pass them by name: {"reference": ...}')
+    figure, (above, below) = plt.subplots(2, 1, figsize=(11, 5.2), sharex=True, layout="constrained")
     first = next(iter(plans.values()))
-    hours = [(time - first.times[0]) / 3600 for time in first.times]
-    above.fill_between(
-        hours, [one / PERIOD_SECONDS for one in first.requests], color=TRAFFIC, alpha=0.35, label="traffic"
-    )
+    whole = first.times[-1] + PERIOD_SECONDS - first.times[0]
+    unit, unit_seconds = ("hours", 3600) if whole > _SHORT_SECONDS else ("minutes", 60)
+    times = [(time - first.times[0]) / unit_seconds for time in (*first.times, first.times[0] + whole)]
+    rates = [one / PERIOD_SECONDS for one in first.requests]
+    above.stairs(rates, times, fill=True, color=TRAFFIC, alpha=0.35, label="traffic")
     for number, (name, planned) in enumerate(plans.items()):
-        colour = POLICIES[number % len(POLICIES)]
+        # The first line is the widest: plans that are the same are seen beneath one another.
+        style = {"color": POLICIES[number % len(POLICIES)], "linewidth": 1.2 + len(plans) - 1 - number}
         taken = [count * capacity.max_rps for count in planned.instances]
         missed = f"{name}: {_share(planned)} over capacity"
-        above.step(hours, taken, where="post", color=colour, linewidth=1.2, label=missed)
+        above.stairs(taken, times, baseline=None, label=missed, **style)
         price = f", ${planned.dollars:.2f}" if planned.dollars else ""
         said = f"{name}: {planned.instance_hours:.1f} instance hours{price}"
-        below.step(hours, planned.instances, where="post", color=colour, linewidth=1.6, label=said)
+        below.stairs(planned.instances, times, baseline=None, label=said, **style)
     above.set(ylabel="requests/s", title="traffic, and what the instances in service take")
-    below.set(ylabel="instances", xlabel="hours")
+    below.set(ylabel="instances", xlabel=unit)
     below.yaxis.get_major_locator().set_params(integer=True)
     for axes in (above, below):
         axes.set_ylim(bottom=0)
-        axes.legend(frameon=False, fontsize="small")
+        axes.legend(frameon=False, fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
         axes.spines[["top", "right"]].set_visible(False)
     plt.close(figure)  # otherwise the inline backend would show it a second time
     return figure

@@ -116,8 +116,19 @@ def test_plans_are_compared_side_by_side():
     assert len(str(table).splitlines()) == 3
     figure = plan_comparison(plans, KNEE)
     assert [axes.get_ylabel() for axes in figure.axes] == ["requests/s", "instances"]
-    with pytest.raises(ConfigurationError):
-        compare({})
+    for show in (compare, lambda plans: plan_comparison(plans, KNEE)):
+        with pytest.raises(ConfigurationError):
+            show({})
+
+
+def test_a_comparison_draws_every_minute_and_no_line_hides_another():
+    short = plan(Traffic((0, 600), (5,)), SPEC, KNEE)
+    figure = plan_comparison({"one": short, "the same": short}, KNEE)
+    _, below = figure.axes
+    assert below.get_xlabel() == "minutes"
+    first, second = below.patches
+    assert first.get_linewidth() > second.get_linewidth()
+    assert list(second.get_data().edges) == list(range(11))
 
 
 def test_traffic_from_a_file(tmp_path):
