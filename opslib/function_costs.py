@@ -162,11 +162,10 @@ def _step(start: float, seconds: float, rate: float, spec: FunctionSpec, times: 
         refused = max(refused, 1 - most * REQUESTS_PER_CONCURRENCY / rate)
     not_ready = lost_share(offered, provisioned)
     at_once = min(most, offered + _SPREAD * math.sqrt(offered))
-    needed = max(0.0, at_once - provisioned)
-    if not provisioned and requests:
-        needed = min(max(needed, min(1.0, most)), requests)
     spilled = requests * max(0.0, not_ready - refused) if provisioned else 0.0
-    return _Step(start, seconds, requests, requests * refused, spilled, min(needed, spilled) if provisioned else needed)
+    needed = max(at_once - provisioned, min(1.0, most))  # one at least, if anything runs on demand
+    environments = min(needed, spilled if provisioned else requests)
+    return _Step(start, seconds, requests, requests * refused, spilled, environments)
 
 
 def _cold_starts(steps: list[_Step]) -> float:

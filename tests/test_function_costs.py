@@ -56,6 +56,15 @@ def test_provisioning_takes_the_cold_starts_away_and_a_reservation_refuses():
     assert "provisioned 30" in str(table)
 
 
+def test_what_spills_over_needs_an_environment_that_starts_cold():
+    hour = Traffic((0.0, 3600.0), (5.0,))
+    cost = estimate_cost(hour, FunctionSpec(provisioned_concurrency=5), FunctionTimes(0.2, 1.5))
+    assert cost.spilled > 10
+    assert cost.cold_starts >= 1
+    rarely = estimate_cost(Traffic((0.0, 60.0), (0.5,)), FunctionSpec(provisioned_concurrency=5), TIMES)
+    assert rarely.cold_starts <= rarely.spilled < 1
+
+
 def test_short_invocations_are_throttled_by_their_rate():
     times = FunctionTimes(warm_seconds=0.001, init_seconds=0.5)
     cost = estimate_cost(Traffic((0.0, 60.0), (40.0,)), FunctionSpec(reserved_concurrency=2), times)
