@@ -154,19 +154,25 @@ class TorchScorer:
         self._model = model
         self._most = MOST_PHOTOS[model.device.type]
         model.classifier.backbone = fold_batch_norm(model.classifier.backbone, model.transform.size)
+        self._start()
+
+    def _start(self) -> None:
         self._waiting: SimpleQueue[tuple[numpy.ndarray, Future[list[float]]]] = SimpleQueue()
-        threading.Thread(target=self._run, name="scores", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(self._waiting,), name="scores", daemon=True)
+        self._thread.start()
 
     def scores(self, pixels: numpy.ndarray) -> list[float]:
         """Return the scores of a photo."""
+        if not self._thread.is_alive():  # this process was forked off the one that loaded the model
+            self._start()
         answer: Future[list[float]] = Future()
         self._waiting.put((pixels, answer))
         return answer.result()
 
-    def _run(self) -> None:
+    def _run(self, waiting: SimpleQueue) -> None:
         torch.set_num_threads(serving_cores())
         while True:
-            batch = collect(self._waiting.get, self._most, LONGEST_WAIT_SECONDS, self._next)
+            batch = collect(waiting.get, self._most, LONGEST_WAIT_SECONDS, lambda seconds: waiting.get(timeout=seconds))
             answers = [answer for _, answer in batch]
             try:
                 rows = self._compute([pixels for pixels, _ in batch])
@@ -176,9 +182,6 @@ class TorchScorer:
             else:
                 for answer, row in zip(answers, rows, strict=True):
                     answer.set_result(row)
-
-    def _next(self, seconds: float) -> Any:
-        return self._waiting.get(timeout=seconds)
 
     @torch.inference_mode()
     def _compute(self, photos: Sequence[numpy.ndarray]) -> list[list[float]]:

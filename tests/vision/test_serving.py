@@ -3,7 +3,10 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -126,6 +129,32 @@ def test_nothing_is_exported_that_computes_something_else(model_dir, tmp_path, m
     monkeypatch.setattr(exporting, "TOLERANCE", -1.0)
     assert export_classifier(tmp_path, model.classifier, model.transform) is None
     assert not list(tmp_path.iterdir())
+
+
+FORKED = """
+import os, sys, threading
+from pathlib import Path
+import numpy
+from opslib.vision import serving
+from opslib.vision.artifact import open_artifact
+
+opened = open_artifact(Path(sys.argv[1]))
+scorer = serving.build_scorer(opened) if sys.argv[2] == "openvino" else serving.TorchScorer(opened.load())
+photo = numpy.zeros((256, 256, 3), dtype=numpy.uint8)
+expected = scorer.scores(photo)
+child = os.fork()
+if child == 0:
+    threading.Timer(20, os._exit, [2]).start()
+    os._exit(0 if scorer.scores(photo) == expected else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_a_process_that_was_forked_after_loading_answers(model_dir, engine):
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, str(model_dir), engine]
+    assert subprocess.run(command, check=False, timeout=60).returncode == 0
 
 
 def test_an_error_reaches_the_one_who_asked(model_dir):
