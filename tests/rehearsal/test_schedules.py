@@ -23,6 +23,12 @@ START = datetime(2027, 1, 15, 8, 0, tzinfo=UTC)  # a Friday
         ("cron(15 12 L FEB ? 2027,2028)", "UTC", [datetime(2027, 2, 28, 12, 15, tzinfo=UTC),
                                                   datetime(2028, 2, 29, 12, 15, tzinfo=UTC)]),
         ("cron(0 0 1 1 ? 2026)", "UTC", []),
+        ("cron(0 9 31W * ? *)", "UTC", [datetime(2027, 1, 29, 9, tzinfo=UTC),  # the 31st is a Sunday
+                                        datetime(2027, 3, 31, 9, tzinfo=UTC)]),
+        ("cron(0 9 1W 5 ? *)", "UTC", [datetime(2027, 5, 3, 9, tzinfo=UTC), datetime(2028, 5, 1, 9, tzinfo=UTC)]),
+        ("cron(0 9 ? * 6L *)", "UTC", [datetime(2027, 1, 29, 9, tzinfo=UTC), datetime(2027, 2, 26, 9, tzinfo=UTC)]),
+        ("cron(0 9 ? * TUE#2 *)", "UTC", [datetime(2027, 2, 9, 9, tzinfo=UTC), datetime(2027, 3, 9, 9, tzinfo=UTC)]),
+        ("cron(0 9 ? * L *)", "UTC", [datetime(2027, 1, 16, 9, tzinfo=UTC), datetime(2027, 1, 23, 9, tzinfo=UTC)]),
     ],
 )  # fmt: skip
 def test_the_next_times(expression, zone, expected):
@@ -42,7 +48,8 @@ def test_a_rate_begins_at_its_start():
 @pytest.mark.parametrize(
     "expression",
     ["", "at(soon)", "at(2027-01-15T08:00:00", "rate(0 minutes)", "rate(5 weeks)", "cron(0 9 * *)",
-     "cron(60 9 * * ? *)", "cron(0 9 15W * ? *)", "cron(0/0 9 * * ? *)", "every(1 day)"],
+     "cron(60 9 * * ? *)", "cron(0 9 W * ? *)", "cron(0 9 ? * 3#6 *)", "cron(0 9 ? * 1,2L *)",
+     "cron(0/0 9 * * ? *)", "every(1 day)"],
 )  # fmt: skip
 def test_what_is_no_schedule_is_refused(expression):
     with pytest.raises(ServiceError, match="is not valid"):

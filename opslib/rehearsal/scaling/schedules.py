@@ -1,11 +1,12 @@
 """When a scheduled action is due: at(...), rate(...) and cron(...), as Application Auto Scaling writes them.
 
-Source: docs.aws.amazon.com/autoscaling/application/userguide/scheduled-scaling-using-cron-expressions.html
+Sources: docs.aws.amazon.com/autoscaling/application/userguide/scheduled-scaling-using-cron-expressions.html and, for
+cron's fields, docs.aws.amazon.com/eventbridge/latest/userguide/eb-cron-expressions.html
 """
 
 import calendar
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -25,21 +26,14 @@ class _Cron:
 
     minutes: frozenset[int]
     hours: frozenset[int]
-    days: frozenset[int]
+    is_day: Callable[[datetime], bool]
     months: frozenset[int]
-    weekdays: frozenset[int]
+    is_weekday: Callable[[datetime], bool]
     years: frozenset[int]
-    is_last_day: bool
 
     def matches(self, day: datetime) -> bool:
         """Return whether a day is one of its days."""
-        last = calendar.monthrange(day.year, day.month)[1]
-        return (
-            day.year in self.years
-            and day.month in self.months
-            and (day.day == last if self.is_last_day else day.day in self.days)
-            and day.isoweekday() % 7 + 1 in self.weekdays
-        )
+        return day.year in self.years and day.month in self.months and self.is_day(day) and self.is_weekday(day)
 
 
 @dataclass(frozen=True)
@@ -101,16 +95,59 @@ def _cron(body: str) -> _Cron:
     fields = body.upper().split()
     if len(fields) != 6:
         raise ValueError("cron has six fields: minutes, hours, day of month, month, day of week, year")
-    is_last_day = fields[2] == "L"
     return _Cron(
         minutes=_values(fields[0], 0, 59),
         hours=_values(fields[1], 0, 23),
-        days=frozenset() if is_last_day else _values(fields[2], 1, 31),
+        is_day=_days(fields[2]),
         months=_values(fields[3], 1, 12, _MONTHS),
-        weekdays=_values(fields[4], 1, 7, _DAYS),
+        is_weekday=_weekdays(fields[4]),
         years=_values(fields[5], 1970, 2199),
-        is_last_day=is_last_day,
     )
+
+
+def _days(text: str) -> Callable[[datetime], bool]:
+    """Read the days of the month: L is the last one, 15W the weekday nearest to the 15th."""
+    if text == "L":
+        return lambda day: day.day == _last_of(day)
+    if text.endswith("W"):
+        (wanted,) = _values(text[:-1], 1, 31)
+        return lambda day: wanted <= _last_of(day) and day.day == _nearest_weekday(day.replace(day=wanted))
+    values = _values(text, 1, 31)
+    return lambda day: day.day in values
+
+
+def _weekdays(text: str) -> Callable[[datetime], bool]:
+    """Read the days of the week: L is Saturday, 6L the last Friday of the month, 3#2 its second Tuesday."""
+    if text == "L":
+        return lambda day: _weekday(day) == 7
+    if text.endswith("L"):
+        (wanted,) = _values(text[:-1], 1, 7, _DAYS)
+        return lambda day: _weekday(day) == wanted and day.day > _last_of(day) - 7
+    name, hash_sign, count = text.partition("#")
+    values = _values(name, 1, 7, _DAYS)
+    if not hash_sign:
+        return lambda day: _weekday(day) in values
+    (nth,) = _values(count, 1, 5)
+    return lambda day: _weekday(day) in values and (day.day - 1) // 7 + 1 == nth
+
+
+def _weekday(day: datetime) -> int:
+    return day.isoweekday() % 7 + 1
+
+
+def _last_of(day: datetime) -> int:
+    return calendar.monthrange(day.year, day.month)[1]
+
+
+def _nearest_weekday(day: datetime) -> int:
+    """Return the day of the month, from Monday to Friday, that is nearest to a day and in its month."""
+    match day.isoweekday():
+        case 6:
+            return day.day - 1 if day.day > 1 else 3
+        case 7:
+            return day.day + 1 if day.day < _last_of(day) else day.day - 2
+        case _:
+            return day.day
 
 
 def _values(text: str, least: int, most: int, names: dict[str, int] | None = None) -> frozenset[int]:
