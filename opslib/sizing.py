@@ -55,11 +55,14 @@ def propose(
         function_seconds: What the function adds to the endpoint's answer.
 
     Raises:
-        ConfigurationError: a number is not positive.
+        ConfigurationError: a number is not positive, or one of the last two is negative.
     """
     for name, value in (("max_rps", max_rps), ("latency_seconds", latency_seconds), ("peak_rps", peak_rps)):
         if not 0 < value < math.inf:
             raise ConfigurationError(f"{name} is {value}; it must be positive")
+    for name, value in (("usual_rps", usual_rps), ("function_seconds", function_seconds)):
+        if not 0 <= value < math.inf:
+            raise ConfigurationError(f"{name} is {value}; it must be 0 or more")
     safe_rps = max_rps * SAFETY
     target = safe_rps * 60
     least = max(1, math.ceil(usual_rps / max_rps))

@@ -46,6 +46,13 @@ def test_nonsense_is_refused(numbers):
         sizing.propose(max_rps, latency_seconds=latency, peak_rps=peak)
 
 
+@pytest.mark.parametrize("number", [-1, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["usual_rps", "function_seconds"])
+def test_what_may_be_nothing_is_not_less(name, number):
+    with pytest.raises(ConfigurationError, match=name):
+        sizing.propose(20, latency_seconds=0.1, peak_rps=60, **{name: number})
+
+
 def test_the_references_numbers_do_not_fit():
     reference = ScalingSpec(1, 5, 30)
     told = sizing.warnings(reference, max_rps=30, latency_seconds=0.05, reserved_concurrency=10)
