@@ -173,16 +173,17 @@ def _cold_starts(steps: list[_Step]) -> float:
 
     Where calls are rarer than an environment is kept, each of them has its chance to come too late.
     """
-    started, kept = 0.0, []
+    started, most, kept = 0.0, 0.0, []
     for step in steps:
         kept = [one for one in kept if step.start - one.start - one.seconds < KEPT_SECONDS]
         started += max(0.0, step.environments - max((one.environments for one in kept), default=0.0))
-        on_demand = step.spilled or step.requests - step.throttled
         if step.environments:
+            on_demand = step.spilled or step.requests - step.throttled
+            most += on_demand
             rate = on_demand / step.seconds
             started += on_demand * math.exp(-rate * KEPT_SECONDS)
             kept.append(step)
-    return min(started, sum(step.requests for step in steps))
+    return min(started, most)
 
 
 def _percent(part: float, whole: float) -> float:
