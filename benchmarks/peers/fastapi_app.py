@@ -1,4 +1,4 @@
-"""The reference's handler under FastAPI and uvicorn: `uvicorn fastapi_app:app --workers 2`."""
+"""The reference's handler under FastAPI and uvicorn: `uvicorn fastapi_app:app --workers N`."""
 
 import os
 

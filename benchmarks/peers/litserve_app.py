@@ -1,4 +1,4 @@
-"""The reference's handler under LitServe: `python litserve_app.py PORT`, two workers."""
+"""The reference's handler under LitServe: `python litserve_app.py PORT WORKERS`."""
 
 import os
 import sys
@@ -38,7 +38,8 @@ class Classifier(litserve.LitAPI):
 
 
 if __name__ == "__main__":
+    port, workers = map(int, sys.argv[1:])
     server = litserve.LitServer(
-        Classifier(api_path="/invocations"), accelerator="cpu", workers_per_device=2, healthcheck_path="/ping"
+        Classifier(api_path="/invocations"), accelerator="cpu", workers_per_device=workers, healthcheck_path="/ping"
     )
-    server.run(host="127.0.0.1", port=int(sys.argv[1]), generate_client_file=False, num_api_servers=1)
+    server.run(host="127.0.0.1", port=port, generate_client_file=False, num_api_servers=1)

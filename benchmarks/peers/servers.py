@@ -18,6 +18,8 @@ ROOT = PEERS.parent.parent
 REQUIREMENTS = ("fastapi==0.128.*", "uvicorn==0.40.*", "litserve==0.2.*", "torchserve==0.12.*",
                 "torch-model-archiver==0.12.*", "packaging", "pyyaml", "psutil", "requests")  # fmt: skip
 START_SECONDS = 120.0
+CORES = len(os.sched_getaffinity(0))
+"""So many workers of one thread has every peer: the most that they do in a second."""
 
 
 @dataclass
@@ -114,13 +116,13 @@ def start_ours(stack: ExitStack, model: Path, scratch: Path, photo: bytes) -> Se
 
 
 def start_fastapi(stack: ExitStack, python: Path, scratch: Path, variables: dict[str, str]) -> Server:
-    """Start uvicorn with two workers."""
-    return start_uvicorn(stack, python, scratch / "uvicorn.log", variables, workers=2)
+    """Start uvicorn with a worker for each core."""
+    return start_uvicorn(stack, python, scratch / "uvicorn.log", variables, workers=CORES)
 
 
 def start_one_worker(stack: ExitStack, python: Path, scratch: Path, variables: dict[str, str]) -> Server:
     """Start uvicorn with one worker that puts all cores on a photo: the peers' best chance at concurrency 1."""
-    threads = {"BENCH_THREADS": str(len(os.sched_getaffinity(0)))}
+    threads = {"BENCH_THREADS": str(CORES)}
     return start_uvicorn(stack, python, scratch / "one_worker.log", variables | threads, workers=1)
 
 
@@ -133,14 +135,16 @@ def start_uvicorn(stack: ExitStack, python: Path, log: Path, variables: dict[str
 
 
 def start_litserve(stack: ExitStack, python: Path, scratch: Path, variables: dict[str, str]) -> Server:
-    """Start LitServe with two workers."""
+    """Start LitServe with a worker for each core."""
     port = free_port()
-    stack.enter_context(running([python, "litserve_app.py", port], scratch / "litserve.log", variables, cwd=PEERS))
+    stack.enter_context(
+        running([python, "litserve_app.py", port, CORES], scratch / "litserve.log", variables, cwd=PEERS)
+    )
     return Server("litserve", port, "/invocations")
 
 
 def start_torchserve(stack: ExitStack, python: Path, scratch: Path, variables: dict[str, str]) -> Server:
-    """Start TorchServe with two workers."""
+    """Start TorchServe with a worker for each core."""
     if not shutil.which("java"):
         raise OSError("there is no Java")
     store, ports = scratch / "store", [free_port() for _ in range(5)]
@@ -151,7 +155,8 @@ def start_torchserve(stack: ExitStack, python: Path, scratch: Path, variables: d
     config = scratch / "config.properties"
     addresses = dict(zip(("inference", "management", "metrics"), ports[:3], strict=True))
     lines = [f"{name}_address=http://127.0.0.1:{port}" for name, port in addresses.items()]
-    lines += [f"grpc_inference_port={ports[3]}", f"grpc_management_port={ports[4]}", "default_workers_per_model=2",
+    lines += [f"grpc_inference_port={ports[3]}", f"grpc_management_port={ports[4]}",
+              f"default_workers_per_model={CORES}",
               "disable_token_authorization=true", "job_queue_size=1000"]  # fmt: skip
     config.write_text("\n".join(lines) + "\n")
     command = [python, "-m", "ts.model_server", "--start", "--foreground", "--ncs", "--disable-token-auth"]
