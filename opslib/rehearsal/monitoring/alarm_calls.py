@@ -12,7 +12,8 @@ from moto.cloudwatch.models import cloudwatch_backends
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
 from opslib.rehearsal.clock import Clock
 from opslib.rehearsal.listing import one_page
-from opslib.rehearsal.monitoring.alarms import COMPARISONS, Alarm
+from opslib.rehearsal.monitoring.actions import check_actions
+from opslib.rehearsal.monitoring.alarms import COMPARISONS, TREATMENTS, Alarm
 from opslib.rehearsal.monitoring.queries import check_period, check_statistic
 from opslib.rehearsal.monitoring.watch import AlarmWatch
 
@@ -36,6 +37,7 @@ class AlarmCalls:
             "DeleteAlarms": self.delete_alarms,
             "EnableAlarmActions": self.enable_alarm_actions,
             "DisableAlarmActions": self.disable_alarm_actions,
+            "TagResource": self.tag_resource,
         }
 
     def put_metric_alarm(self, call: Call) -> dict[str, Any]:
@@ -137,6 +139,14 @@ class AlarmCalls:
         """Keep alarms from acting; their states go on changing."""
         return self._set_actions(call, enabled=False)
 
+    def tag_resource(self, call: Call) -> dict[str, Any]:
+        """Give an alarm tags; moto, which keeps them, does not know the alarms."""
+        arn = call.params["ResourceARN"]
+        if arn not in [alarm.arn for alarm in self._watch.alarms(call.region)]:
+            raise ServiceError("ResourceNotFoundException", f"Unknown alarm: {arn}", status=404)
+        cloudwatch_backends[ACCOUNT_ID][call.region].tagger.tag_resource(arn, call.params["Tags"])
+        return {}
+
     def _set_actions(self, call: Call, *, enabled: bool) -> dict[str, Any]:
         for name in call.params["AlarmNames"]:
             alarm = self._watch.find(call.region, name)
@@ -150,6 +160,9 @@ def _check(params: Mapping[str, Any]) -> None:
         raise ServiceError("NotImplemented", "alarms on anomaly detection cannot be rehearsed", status=501)
     if "Threshold" not in params:
         raise _invalid("Threshold must be specified.")
+    check_actions(params)
+    if params.get("TreatMissingData", "missing") not in TREATMENTS:
+        raise _invalid(f"TreatMissingData must be one of {', '.join(sorted(TREATMENTS))}.")
     if params["EvaluationPeriods"] < params.get("DatapointsToAlarm", 1):
         raise _invalid("The number of datapoints to alarm must be no more than the evaluation periods.")
     if "Metrics" in params:

@@ -20,6 +20,8 @@ _COMPARISONS = {
     "LessThanOrEqualToThreshold": (operator.le, "less than or equal to"),
 }
 COMPARISONS = frozenset(_COMPARISONS)
+TREATMENTS = frozenset({"missing", "breaching", "notBreaching", "ignore"})
+"""Of missing data."""
 _MOST_HISTORY = 500
 
 Datapoint = tuple[datetime, float]
@@ -57,6 +59,7 @@ class Alarm:
             "Metric": {name: self.params.get(name) or [] for name in ("Namespace", "MetricName", "Dimensions")},
             "Period": self.period_seconds,
             "Stat": self.params.get("Statistic") or self.params.get("ExtendedStatistic"),
+            "Unit": self.params.get("Unit"),
         }
         return [{"Id": "watched", "MetricStat": stat}]
 
@@ -159,13 +162,13 @@ class Alarm:
         statistic = self.params.get("Statistic") or self.params.get("ExtendedStatistic")
         data = {
             "version": "1.0",
-            "queryDate": _stamp(now),
-            **({"startDate": _stamp(known[0][0])} if known else {}),
+            "queryDate": stamp(now),
+            **({"startDate": stamp(known[0][0])} if known else {}),
             **({"statistic": statistic} if statistic else {}),
             "period": self.period_seconds,
             "recentDatapoints": [value for _, value in known],
             "threshold": float(self.params["Threshold"]),
-            "evaluatedDatapoints": [{"timestamp": _stamp(at), "value": value} for at, value in reversed(known)],
+            "evaluatedDatapoints": [{"timestamp": stamp(at), "value": value} for at, value in reversed(known)],
         }
         return json.dumps(data)
 
@@ -174,5 +177,6 @@ def _transition(state: str) -> str:
     return "OK -> ALARM transition" if state == ALARM else "ALARM -> OK transition"
 
 
-def _stamp(moment: datetime) -> str:
+def stamp(moment: datetime) -> str:
+    """Return a moment as CloudWatch writes it into its JSON."""
     return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}+0000"

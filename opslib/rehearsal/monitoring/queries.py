@@ -68,7 +68,7 @@ class MetricQueries:
             )
         metric = metric_of(call.region, params)
         found = [(at, self._store.sample(metric, at, params["Period"])) for at in starts]
-        points = [_datapoint(at, sample, params) for at, sample in found if sample]
+        points = [_datapoint(at, sample, params) for at, sample in found if _is_in(sample, params.get("Unit"))]
         return {"Label": params["MetricName"], "Datapoints": points}
 
     def get_metric_data(self, call: Call) -> dict[str, Any]:
@@ -126,7 +126,8 @@ class MetricQueries:
         check_statistic(stat["Stat"])
         metric, seconds = metric_of(region, stat["Metric"]), stat["Period"]
         samples = {at: self._store.sample(metric, at, seconds) for at in _starts(start, end, seconds, origin)}
-        return {at: sample.statistic(stat["Stat"]) for at, sample in samples.items() if sample}
+        unit = stat.get("Unit")
+        return {at: sample.statistic(stat["Stat"]) for at, sample in samples.items() if _is_in(sample, unit)}
 
     def _read(self, region: str, namespace: str, datum: Mapping[str, Any]) -> tuple[Metric, float, Sample, bool]:
         at = datum["Timestamp"].timestamp() if "Timestamp" in datum else self._clock.time()
@@ -185,6 +186,11 @@ def _starts(start: datetime, end: datetime, period_seconds: int, origin: float =
     if count > _MOST_DATAPOINTS_OF_QUERIES:
         raise _invalid(f"More than {_MOST_DATAPOINTS_OF_QUERIES:,} datapoints were requested; ask for less time.")
     return [first + number * period_seconds for number in range(count)]
+
+
+def _is_in(sample: Sample | None, unit: str | None) -> bool:
+    """Return whether there are values in a unit, which is any if none is given."""
+    return sample is not None and unit in {None, sample.unit}
 
 
 def _utc(moment: datetime) -> datetime:

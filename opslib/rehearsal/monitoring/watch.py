@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from opslib.rehearsal.calls import ServiceError
 from opslib.rehearsal.clock import Clock
+from opslib.rehearsal.monitoring.actions import perform_actions
 from opslib.rehearsal.monitoring.alarms import ALARM, Alarm, Datapoint
 
 logger = logging.getLogger(__name__)
@@ -58,10 +59,10 @@ class AlarmWatch:
         """Put an alarm into a state and tell of it."""
         now = self._clock.now()
         with self.lock:
-            changed = alarm.state != state
+            before = alarm.state
             alarm.change(state, reason, data, now)
-        if changed:
-            self._tell(alarm, now)
+        if before != state:
+            self._tell(alarm, before, now)
 
     def stop(self) -> None:
         """Look no more."""
@@ -98,16 +99,17 @@ class AlarmWatch:
         with self.lock:
             if self._alarms.get((alarm.region, alarm.name)) is not alarm:
                 return
-            state = alarm.judge(points, now)
-            changed = state != alarm.state
-            if changed:
+            before, state = alarm.state, alarm.judge(points, now)
+            if state != before:
                 alarm.change(state, *alarm.explain(state, points, now), now)
-        if changed or state == ALARM:
-            self._tell(alarm, now)
+        if state == ALARM or state != before:
+            self._tell(alarm, before, now)
 
-    def _tell(self, alarm: Alarm, now: datetime) -> None:
+    def _tell(self, alarm: Alarm, before: str, now: datetime) -> None:
         if not alarm.params.get("ActionsEnabled", True):
             return
+        if alarm.state != before:
+            perform_actions(alarm, before, now)
         for listener in list(self.listeners):
             try:
                 listener(alarm.region, alarm.name, alarm.state, now)
