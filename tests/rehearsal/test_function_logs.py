@@ -1,6 +1,8 @@
 """The log of a function as JSON, and the levels that it keeps."""
 
+import base64
 import json
+import re
 
 import pytest
 from botocore.exceptions import ClientError
@@ -58,3 +60,19 @@ def test_levels_and_another_group(functions, make_function):  # noqa: F811
     until(lambda: any(line.startswith("REPORT ") for line in log_lines(group)))
     with pytest.raises(ClientError, match="cannot be set when LogFormat is Text"):
         functions.update_function_configuration(FunctionName=name, LoggingConfig={"SystemLogLevel": "WARN"})
+
+
+FLOOD = """
+def handler(event, context):
+    for _ in range(12):
+        print(("x" * 1023 + chr(10)) * 1024, end="")
+"""
+
+
+@pytest.mark.parametrize("form", ["Text", "JSON"])
+def test_of_a_flood_of_output_a_part_is_kept(functions, make_function, form):  # noqa: F811
+    name = make_function(FLOOD, LoggingConfig={"LogFormat": form}, Timeout=30)
+    tail = base64.b64decode(invoke(functions, name, LogType="Tail")["LogResult"]).decode()
+    found = re.search(r'(\d+) bytes of output were dropped|"droppedBytes":(\d+)', tail)
+    assert 4 * 2**20 <= int(found[1] or found[2]) <= 5 * 2**20
+    assert re.search(r'REPORT RequestId|"type":"platform.report"', tail.splitlines()[-1])

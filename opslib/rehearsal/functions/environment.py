@@ -36,6 +36,9 @@ TICK_SECONDS = 0.05
 TAIL_BYTES = 4096
 """How much of the log goes back with LogType=Tail."""
 
+MAX_OUTPUT_BYTES = 8 * 2**20
+"""How much of what an invocation prints is kept; a flood would fill the rehearsal's memory."""
+
 _TO_FILE = 'log=$0; exec "$@" >>"$log" 2>&1'
 """Output goes to a file, not a pipe: what a handler printed before it answered is there when its answer is."""
 
@@ -105,6 +108,7 @@ class FunctionEnvironment:
         self._api = RuntimeApi(lambda: self._signal(signal.SIGSTOP), lambda: self._signal(signal.SIGCONT))
         self._process: Process | None = None
         self._read_bytes = 0
+        self._kept_bytes = self._dropped_bytes = 0
         self._peak_bytes = 0
         self._log: list[str] = []
         self._started = False
@@ -134,6 +138,7 @@ class FunctionEnvironment:
     def invoke(self, request_id: str, payload: bytes, client_context: str = "") -> Outcome:
         """Run the handler on one event and wait for what comes of it."""
         self._log, self._started = [], False
+        self._kept_bytes = self._dropped_bytes = 0
         started, init_seconds, ready = time.monotonic(), 0.0, True
         reply, function_error, failed = b"", "", None
         try:
@@ -271,6 +276,7 @@ class FunctionEnvironment:
     def _end(self, request_id: str, duration_ms: float, init_ms: float, failed: _Failed | None) -> None:
         if self.usable:
             self._read_output(whole=True)
+        self._say(*self.function.log_format.dropped(self._dropped_bytes))
         peak_mb = min(math.ceil(self._peak_bytes / 2**20), self.function.memory_mb)
         status, error_type = "success", failed.error_type if failed else ""
         if failed:
@@ -286,7 +292,11 @@ class FunctionEnvironment:
             if not complete:
                 return
             self._read_bytes += complete
-            self._say_output(new[:complete])
+            if self._kept_bytes + complete > MAX_OUTPUT_BYTES:
+                self._dropped_bytes += complete
+            else:
+                self._kept_bytes += complete
+                self._say_output(new[:complete])
 
     def _read_ahead(self) -> bytes:
         try:

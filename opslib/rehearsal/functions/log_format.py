@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from opslib.rehearsal.calls import ServiceError
 
+_FLOOD = "the rehearsal keeps 8 MB of an invocation's"
+
 _LEVELS = ("DEBUG", "INFO", "WARN")
 """Of Lambda's own lines, from most to fewest."""
 
@@ -45,6 +47,9 @@ class LogFormat(Protocol):
     def failure(self, text: str) -> list[str]:
         """The environment cannot go on."""
 
+    def dropped(self, count: int) -> list[str]:
+        """So many bytes of output are not in the log."""
+
     def end(self, report: Report) -> list[str]:
         """An invocation is over."""
 
@@ -59,6 +64,10 @@ class TextFormat:
     def failure(self, text: str) -> list[str]:
         """Return the text itself."""
         return [text] if text else []
+
+    def dropped(self, count: int) -> list[str]:
+        """Return a line of the rehearsal's own."""
+        return [f"{count} bytes of output were dropped: {_FLOOD}"] if count else []
 
     def end(self, report: Report) -> list[str]:
         """Return the END and the REPORT line."""
@@ -91,6 +100,10 @@ class JsonFormat:
     def failure(self, text: str) -> list[str]:  # noqa: ARG002 - the report says it
         """Return nothing: platform.report has the reason."""
         return []
+
+    def dropped(self, count: int) -> list[str]:
+        """Return platform.logsDropped."""
+        return self._line("WARN", "platform.logsDropped", {"droppedBytes": count, "reason": _FLOOD}) if count else []
 
     def end(self, report: Report) -> list[str]:
         """Return platform.report."""
