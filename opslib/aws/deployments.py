@@ -16,11 +16,17 @@ from opslib.aws.ledger import Run
 from opslib.aws.model_archives import model_metrics
 from opslib.aws.session import client
 from opslib.aws.storage import object_exists
-from opslib.errors import AwsError, DeploymentRolledBack, EndpointFailed
+from opslib.errors import AwsError, ConfigurationError, DeploymentRolledBack, EndpointFailed
 from opslib.specs import ShiftSpec
 
 _POLL_SECONDS = 1.0
 _MOVING = {"Updating", "SystemUpdating", "RollingBack"}
+_KEPT_OF_MODELS = ("VpcConfig", "EnableNetworkIsolation")
+_KEPT_OF_CONFIGS = (
+    "DataCaptureConfig", "AsyncInferenceConfig", "ShadowProductionVariants", "ExplainerConfig", "KmsKeyId",
+    "ExecutionRoleArn", "VpcConfig", "EnableNetworkIsolation", "MetricsConfig",
+)  # fmt: skip
+"""What an endpoint configuration says beside its variants and its name."""
 _STEPS = {"canary": "CANARY", "linear": "LINEAR", "all_at_once": "ALL_AT_ONCE"}
 
 
@@ -42,7 +48,7 @@ def shift_model(
     on_progress: Callable[[ShiftProgress], object] | None = None,
     overrule_gate: bool = False,
 ) -> None:
-    """Put another model behind an endpoint, as the one before is run: same image, variables, role and instances.
+    """Put another model behind an endpoint, as the one before is run: image, role, instances, all settings.
 
     When it is rolled back, what was made for the new model is deleted; the old one has served throughout. After a
     success the old model and its configuration stay until the run is swept.
@@ -58,6 +64,7 @@ def shift_model(
     Raises:
         ModelRefused: the new model failed the gate; nothing was changed.
         DeploymentRolledBack: an alarm rang, or the new instances did not come into service; the message says which.
+        ConfigurationError: the endpoint has several production variants.
         AwsError: AWS refused.
     """
     if not object_exists(model_uri):
@@ -104,26 +111,37 @@ def deployment_config(shift: ShiftSpec) -> dict[str, Any]:
 def _create_config(run: Run, endpoint_name: str, name: str, model_uri: str, undo: ExitStack) -> None:
     """Make model and configuration as the endpoint has them now, but for the model's data."""
     sagemaker = client("sagemaker")
-    serving = sagemaker.describe_endpoint(EndpointName=endpoint_name)["EndpointConfigName"]
-    (variant,) = sagemaker.describe_endpoint_config(EndpointConfigName=serving)["ProductionVariants"]
+    endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
+    config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    variant = _only_variant(endpoint_name, config)
     model = sagemaker.describe_model(ModelName=variant["ModelName"])
     served = {key: value for key, value in model["PrimaryContainer"].items() if key in {"Image", "Environment"}}
     container = {**served, "ModelDataUrl": model_uri}
     run.record("model", name)
-    sagemaker.create_model(
-        ModelName=name, PrimaryContainer=container, ExecutionRoleArn=model["ExecutionRoleArn"], Tags=run.tags
-    )
+    kept = {key: model[key] for key in ("ExecutionRoleArn", *_KEPT_OF_MODELS) if key in model}
+    sagemaker.create_model(ModelName=name, PrimaryContainer=container, Tags=run.tags, **kept)
     undo.callback(delete_model, name)
-    counts = sagemaker.describe_endpoint(EndpointName=endpoint_name)["ProductionVariants"]
-    count = next(one["DesiredInstanceCount"] for one in counts if one["VariantName"] == variant["VariantName"])
+    changed = {"ModelName": name}
+    if "InitialInstanceCount" in variant:  # scaling may have changed it since the endpoint was made
+        changed["InitialInstanceCount"] = endpoint["ProductionVariants"][0]["DesiredInstanceCount"]
     run.record("endpoint-config", name)
     sagemaker.create_endpoint_config(
         EndpointConfigName=name,
-        # Scaling may have changed the number of instances since the endpoint was made.
-        ProductionVariants=[{**variant, "ModelName": name, "InitialInstanceCount": count}],
+        ProductionVariants=[{**variant, **changed}],
         Tags=run.tags,
+        **{key: config[key] for key in _KEPT_OF_CONFIGS if key in config},
     )
     undo.callback(delete_endpoint_config, name)
+
+
+def _only_variant(endpoint_name: str, config: dict[str, Any]) -> dict[str, Any]:
+    variants = config["ProductionVariants"]
+    if len(variants) != 1:
+        raise ConfigurationError(
+            f"endpoint {endpoint_name} has {len(variants)} production variants; a model is changed where there is one",
+            hint="UpdateEndpoint takes a configuration of your own for several",
+        )
+    return variants[0]
 
 
 def _wait(endpoint_name: str, on_progress: Callable[[ShiftProgress], object] | None) -> dict[str, Any]:
