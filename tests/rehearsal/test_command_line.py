@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -122,8 +124,17 @@ def test_run_leaves_nothing_behind(shell, mark):
     assert living(mark) == []
 
 
-def start_run(*command: str) -> subprocess.Popen:
-    return subprocess.Popen([*COMMAND, "run", "--", *command], cwd=ROOT, stdin=subprocess.DEVNULL)
+@contextmanager
+def start_run(*command: str) -> Iterator[subprocess.Popen]:
+    # A shell's job in the background, these tests perhaps, ignores SIGINT, and so would all that it starts.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    running = subprocess.Popen([*COMMAND, "run", "--", *command], cwd=ROOT, stdin=subprocess.DEVNULL)
+    signal.signal(signal.SIGINT, before)
+    with running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
