@@ -132,7 +132,7 @@ class _Simulation:
 
     def pass_minute(self, start: float) -> tuple[float, float]:
         """Sum a minute up; return its requests and how many were beyond the instances."""
-        end = min(start + PERIOD_SECONDS, self.traffic.edges[-1])
+        end = start + PERIOD_SECONDS
         self.dollars += max(self.wanted, self.in_service) * self.capacity.dollars_per_hour * (end - start) / 3600
         cuts = [start, *([self.ready_at] if start < self.ready_at < end else []), end]
         per_instance = over = 0.0

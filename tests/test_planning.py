@@ -106,6 +106,12 @@ def test_a_day_is_1440_minutes_paid_for_at_least_one_instance():
     assert planned.share_over_capacity > 0  # 100 requests/s are more than four instances take
 
 
+def test_what_is_paid_for_is_whole_minutes_of_what_is_in_service():
+    for traffic in (Traffic((0, 90), (10,)), Traffic.day(60)):
+        planned = plan(traffic, SPEC, InstanceCapacity(20, dollars_per_hour=1.2, startup_seconds=0))
+        assert planned.dollars == pytest.approx(1.2 * planned.instance_hours)
+
+
 def test_plans_are_compared_side_by_side():
     day = Traffic.day(60, night_rps=1)
     plans = {"reference <30>": plan(day, ScalingSpec(), KNEE), "measured": plan(day, SPEC, KNEE)}
