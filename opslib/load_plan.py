@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from opslib.errors import ConfigurationError
 
+_MOST_REQUESTS = 10_000_000
+
 
 @dataclass(frozen=True)
 class LoadPlan:
@@ -23,6 +25,9 @@ class LoadPlan:
             finite = all(map(math.isfinite, (first, last, seconds)))
             if not (finite and first >= 0 and last >= 0 and seconds > 0):
                 raise ConfigurationError(f"no load: from {first} to {last} requests/s in {seconds} s")
+        requests = sum((first + last) / 2 * seconds for first, last, seconds in self.steps)
+        if requests > _MOST_REQUESTS:
+            raise ConfigurationError(f"{requests:.3g} requests are too many: a plan has {_MOST_REQUESTS:,} at most")
 
     @classmethod
     def constant(cls, rps: float, seconds: float) -> "LoadPlan":

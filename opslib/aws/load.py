@@ -146,10 +146,11 @@ class LoadReport:
 
     def rows(self) -> list[tuple[str, str]]:
         """Return the report as names and figures, to be read."""
+        latency = f"p50 {self.p50_ms:.0f} ms, p95 {self.p95_ms:.0f} ms, p99 {self.p99_ms:.0f} ms"
         rows = [
             ("requests", f"{self.requests:,} in {self.plan.seconds:.0f} s, at most {self.plan.peak_rps:.1f}/s"),
             ("answered", f"{self.success_rate:.2%} ({self.answered_rps:.1f}/s)"),
-            ("latency", f"p50 {self.p50_ms:.0f} ms, p95 {self.p95_ms:.0f} ms, p99 {self.p99_ms:.0f} ms"),
+            ("latency", latency if self.answered else "nothing was answered"),
             *((outcome, f"{count:,}") for outcome, count in self.counts.items() if outcome != ANSWERED),
         ]
         if self.is_generator_limited:

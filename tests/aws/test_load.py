@@ -78,6 +78,7 @@ def test_what_is_refused_is_told_by_name(at) -> None:
     report = load.run_load(TARGET, load.LoadPlan.constant(20, 0.5))
     assert report.counts == {"EndpointConnectionError": 10}
     assert "EndpointConnectionError  10" in str(report)
+    assert "nothing was answered" in str(report)
 
 
 def one_at_a_time(seconds: float, late_ms: float = 0.0):

@@ -124,7 +124,7 @@ def test_a_ramp_is_as_dense_as_its_rate() -> None:
         assert abs(count - (10 * second + 5)) <= 1
 
 
-@pytest.mark.parametrize("steps", [((-1, 1, 1),), ((1, 1, 0),), ((float("inf"), 1, 1),)])
+@pytest.mark.parametrize("steps", [((-1, 1, 1),), ((1, 1, 0),), ((float("inf"), 1, 1),), ((1e6, 1e6, 3600),)])
 def test_no_such_load(steps) -> None:
     with pytest.raises(ConfigurationError):
         load.LoadPlan(steps)
