@@ -10,10 +10,12 @@ from contextlib import suppress
 from itertools import pairwise
 
 import boto3
+import psutil
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
+from opslib.rehearsal.functions import environment
 from tests.rehearsal.serving import (
     allow,
     client_of,
@@ -452,6 +454,19 @@ def test_between_invocations_nothing_runs(functions, make_function):
     after = [tick for tick in invoke(functions, name)["Payload"] if tick > before]
     assert len(after) < 30
     assert max(later - earlier for earlier, later in pairwise([before, *after])) > 0.3
+
+
+def test_a_runtime_may_be_ready_before_its_start_is_noticed(functions, make_function, monkeypatch):
+    started = environment.start_process
+
+    def notice_late(*args, **kwargs):
+        process = started(*args, **kwargs)
+        until(lambda: psutil.Process(process.pid).net_connections("tcp"))
+        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_SLEEPING)
+        return process
+
+    monkeypatch.setattr(environment, "start_process", notice_late)
+    assert invoke(functions, make_function())["Payload"]["count"] == 1
 
 
 def test_the_older_operation_runs_events_later_too(functions, make_function):

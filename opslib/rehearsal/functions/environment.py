@@ -171,8 +171,11 @@ class FunctionEnvironment:
 
     def _signal(self, number: int) -> None:
         """Freeze or thaw the process and what it started: between invocations nothing of a function runs."""
+        process = self._process
+        if process is None:  # it was quicker than the news of its start: it is left to run until its first invocation
+            return
         with suppress(ProcessLookupError, PermissionError):  # it has ended
-            os.killpg(self._process.pid, number)
+            os.killpg(process.pid, number)
 
     def _initialise(self, request_id: str) -> bool:
         """Start the process and wait until it asks for an event; False when ten seconds are not enough."""
