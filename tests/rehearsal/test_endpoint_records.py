@@ -9,7 +9,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from opslib.rehearsal.endpoints.live import LiveEndpoint
-from tests.rehearsal.serving import IMAGE, pack_model, settled, unique
+from tests.rehearsal.serving import IMAGE, pack_model, settled, unique, until
 
 
 @pytest.fixture
@@ -149,6 +149,25 @@ def test_more_instances_than_an_account_has_are_refused(configure, endpoint, mod
         sagemaker.update_endpoint(EndpointName=endpoint, EndpointConfigName=large)
     with pytest.raises(ClientError, match=f"{limit} 1 Instances and a request delta of 20 Instances"):
         change(endpoint, DesiredInstanceCount=21)
+
+
+def test_scaling_has_no_more_instances_than_the_account(endpoint):
+    scaling = boto3.client("application-autoscaling")
+    target = {
+        "ServiceNamespace": "sagemaker",
+        "ResourceId": f"endpoint/{endpoint}/variant/AllTraffic",
+        "ScalableDimension": "sagemaker:variant:DesiredInstanceCount",
+    }
+    scaling.register_scalable_target(**target, MinCapacity=30, MaxCapacity=50)
+
+    def tried() -> list[dict]:
+        return scaling.describe_scaling_activities(ServiceNamespace="sagemaker", ResourceId=target["ResourceId"])[
+            "ScalingActivities"
+        ]
+
+    activity = until(tried)[0]
+    scaling.deregister_scalable_target(**target)
+    assert (activity["StatusCode"], "service limit" in activity["StatusMessage"]) == ("Failed", True)
 
 
 def test_changes_that_a_variant_cannot_take_are_refused(endpoint):

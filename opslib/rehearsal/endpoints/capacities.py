@@ -1,8 +1,9 @@
 """The number of instances of a variant, as Application Auto Scaling reads and sets it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from opslib.rehearsal.calls import ServiceError
+from opslib.rehearsal.endpoints.changes import added_instances, refuse_excess
 from opslib.rehearsal.endpoints.fleet import Fleet
 from opslib.rehearsal.endpoints.hosting import Variant
 from opslib.rehearsal.endpoints.live import LiveEndpoint
@@ -13,9 +14,12 @@ class VariantCapacities:
 
     dimension = "sagemaker:variant:DesiredInstanceCount"
 
-    def __init__(self, find: Callable[[str, str], LiveEndpoint | None]) -> None:
-        """Take what finds an endpoint by region and name."""
+    def __init__(
+        self, find: Callable[[str, str], LiveEndpoint | None], running: Callable[[str], Sequence[Variant]]
+    ) -> None:
+        """Take what finds an endpoint by region and name, and all variants that run in a region."""
         self._find = find
+        self._running = running
 
     def desired_capacity(self, region: str, resource_id: str) -> int | None:
         """Return how many instances are asked for; None when there is no such variant."""
@@ -32,12 +36,15 @@ class VariantCapacities:
 
         Raises:
             ServiceError: ValidationException; there is no such variant, or the endpoint is being changed.
+                ResourceLimitExceeded; the account has not so many instances.
         """
         endpoint_name, variant_name = _names(resource_id)
         endpoint = self._find(region, endpoint_name)
         if endpoint is None or self._fleet(region, resource_id) is None:
             raise ServiceError("ValidationException", f"Could not find {resource_id}.")
-        endpoint.resize([{"VariantName": variant_name, "DesiredInstanceCount": count}])
+        changes = [{"VariantName": variant_name, "DesiredInstanceCount": count}]
+        refuse_excess(self._running(region), added_instances(endpoint.route.current, changes))
+        endpoint.resize(changes)
 
     def _fleet(self, region: str, resource_id: str) -> Fleet | None:
         endpoint_name, variant_name = _names(resource_id)

@@ -42,7 +42,7 @@ class EndpointsExtension:
         self._endpoints: dict[Key, LiveEndpoint] = {}
         self._lock = threading.RLock()
         self._queues = AsyncInvocations(site, self._find_in_service, self._held)
-        self.capacities = VariantCapacities(lambda region, name: self._endpoints.get((region, name)))
+        self.capacities = VariantCapacities(lambda region, name: self._endpoints.get((region, name)), self._running)
         """What Application Auto Scaling reads and sets."""
         self.operations: dict[str, Operation] = {
             "sagemaker.CreateEndpoint": self.create_endpoint,

@@ -18,6 +18,7 @@ import psutil
 
 from opslib.errors import RehearsalError
 from opslib.rehearsal.endpoints.container_client import AnswerLost, ContainerClient, ContainerReply, NotDelivered
+from opslib.rehearsal.endpoints.model_data import ModelDataFailed
 from opslib.rehearsal.processes.containers import build_container
 from opslib.rehearsal.processes.keeper import Process, start_process
 
@@ -225,7 +226,7 @@ class ModelInstance:
         while not self._closed and not self.healthy:
             try:
                 self.start()
-            except (ModelNotServing, RehearsalError, OSError) as error:
+            except (ModelNotServing, ModelDataFailed, RehearsalError, OSError) as error:
                 self._write_log([f"The container was not replaced: {error}"])
                 time.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
