@@ -159,8 +159,9 @@ def scaling_activities(endpoint_name: str, variant: str = VARIANT) -> list[Scali
 
 
 def instance_timeline(activities: Sequence[ScalingActivity], begin: datetime, instances: int) -> list[tuple[Any, int]]:
-    """Return when how many instances were asked for: `begin` with `instances`, then each change."""
-    changes = [(one.started, one.instances) for one in activities if one.instances and one.started >= begin]
+    """Return when how many instances were asked for: `begin` with `instances`, then each change not refused."""
+    asked = [one for one in activities if one.instances and one.status != "Failed" and one.started >= begin]
+    changes = [(one.started, one.instances) for one in asked]
     return [(begin, instances), *changes]
 
 

@@ -96,6 +96,12 @@ def one_at_a_time(seconds: float, late_ms: float = 0.0):
     return run_load
 
 
+def test_answers_per_second_are_the_targets_where_it_falls_behind() -> None:
+    plan = load.LoadPlan.constant(10, 2)
+    assert one_at_a_time(0.5)(TARGET, plan).answered_rps == pytest.approx(2, rel=0.02)
+    assert one_at_a_time(0.001)(TARGET, plan).answered_rps == pytest.approx(10, rel=0.01)
+
+
 @pytest.mark.parametrize("seconds", [4.0, 2.0, 0.4, 0.05, 0.004])
 def test_the_knee_of_a_target_however_slow_it_is(monkeypatch, seconds) -> None:
     monkeypatch.setattr(load, "run_load", one_at_a_time(seconds))
