@@ -23,6 +23,7 @@ def model(bucket, role):
     sagemaker.delete_model(ModelName=name)
 
 
+DRAFT = {"S3Uri": "s3://bucket/draft/", "S3DataType": "S3Prefix", "CompressionType": "None"}
 SERVES = """
 def model_fn(directory):
     return directory
@@ -127,6 +128,17 @@ def test_tags_of_names_with_capitals_are_changed_and_listed(endpoint, model):
 def test_settings_that_nothing_would_come_of_are_refused(configure, settings, words):
     with pytest.raises(ClientError, match=f"ValidationException.*{words}"):
         configure(**settings)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"ModelPackageName": "dogs"}, {"AdditionalModelDataSources": [{"ChannelName": "draft", "S3DataSource": DRAFT}]}],
+    ids=["ModelPackageName", "AdditionalModelDataSources"],
+)
+def test_containers_of_which_a_part_would_be_missing_are_refused(role, setting):
+    container = {"Image": IMAGE, **setting}
+    with pytest.raises(ClientError, match=f"ValidationException.*{next(iter(setting))} of a model cannot be rehearsed"):
+        boto3.client("sagemaker").create_model(ModelName="m", ExecutionRoleArn=role, PrimaryContainer=container)
 
 
 def test_variants_need_names_of_their_own_and_models(configure, model):

@@ -126,6 +126,8 @@ def test_what_cannot_be_read_or_is_too_large_fails_the_job_and_a_stopped_one_is_
         sagemaker.describe_transform_job(TransformJobName="nothing")
     with pytest.raises(ClientError, match="must not exceed 100"):
         start(place, {}, MaxPayloadInMB=60, MaxConcurrentTransforms=2)
+    with pytest.raises(ClientError, match=r"ResourceLimitExceeded.*'ml.m5.large for transform job usage' is 20"):
+        start(place, {}, instances=1000)
 
 
 def test_a_caller_needs_permission_on_the_job_and_not_on_the_model(place):

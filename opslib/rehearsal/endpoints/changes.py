@@ -13,7 +13,7 @@ from opslib.rehearsal.endpoints.hosting import Hosting, Variant
 from opslib.rehearsal.endpoints.serverless import ServerlessFleet, check_concurrency
 
 MOST_INSTANCES = 20
-"""Instances of one type for all endpoints of a region; on AWS a quota that can be raised, here what a machine bears."""
+"""Instances of one type for a use in a region; on AWS a quota that can be raised, here what a machine bears."""
 
 Change = Mapping[str, Any]
 """A DesiredWeightAndCapacity."""
@@ -75,13 +75,22 @@ def refuse_excess(running: Sequence[Variant], added: Mapping[str, int]) -> None:
     """
     for instance_type, delta in added.items():
         used = sum(variant.fleet.count for variant in running if variant.instance_type == instance_type)
-        if delta > 0 and used + delta > MOST_INSTANCES:
-            raise ServiceError(
-                "ResourceLimitExceeded",
-                f"The account-level service limit '{instance_type} for endpoint usage' is {MOST_INSTANCES} Instances, "
-                f"with current utilization of {used} Instances and a request delta of {delta} Instances. Please use "
-                "AWS Service Quotas to request an increase for this quota.",
-            )
+        require_quota(f"{instance_type} for endpoint usage", used, delta)
+
+
+def require_quota(usage: str, used: int, delta: int) -> None:
+    """Refuse more instances than an account has of a type for a use.
+
+    Raises:
+        ServiceError: ResourceLimitExceeded.
+    """
+    if delta > 0 and used + delta > MOST_INSTANCES:
+        raise ServiceError(
+            "ResourceLimitExceeded",
+            f"The account-level service limit '{usage}' is {MOST_INSTANCES} Instances, with current utilization of "
+            f"{used} Instances and a request delta of {delta} Instances. Please use AWS Service Quotas to request an "
+            "increase for this quota.",
+        )
 
 
 def _check(hosting: Hosting, variant: Variant, change: Change) -> None:

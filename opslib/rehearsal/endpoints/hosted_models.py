@@ -18,6 +18,7 @@ from opslib.rehearsal.identity import assume_role, require_passable_role
 from opslib.rehearsal.role_storage import RoleStorage
 
 _UNREHEARSED_SETTINGS = ("ExplainerConfig", "EnableNetworkIsolation", "MetricsConfig", "CrossRegionTrafficConfig")
+_UNREHEARSED_CONTAINER = ("ModelPackageName", "AdditionalModelDataSources", "InferenceSpecificationName")
 _UNREHEARSED_VARIANT = ("CoreDumpConfig", "ManagedInstanceScaling", "AcceleratorType", "InstancePools")
 _SHOWN_SETTINGS = (
     "DataCaptureConfig", "AsyncInferenceConfig", "ShadowProductionVariants", "ExecutionRoleArn", "VpcConfig",
@@ -157,6 +158,9 @@ def _only_container(call: Call) -> dict[str, Any]:
     containers += call.params.get("Containers", [])
     if len(containers) != 1 or containers[0].get("Mode", "SingleModel") != "SingleModel":
         raise _invalid("Only models of one container, with one model in it, can be rehearsed.")
+    names = [name for name in _UNREHEARSED_CONTAINER if containers[0].get(name)]
+    if names:
+        raise _invalid(f"{', '.join(names)} of a model cannot be rehearsed yet; leave it out.")
     image = containers[0].get("Image", "")
     if find_program(image) is None:
         raise _invalid(

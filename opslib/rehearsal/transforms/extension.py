@@ -4,15 +4,16 @@ AWS has no call that deletes one. A job is accepted or refused as AWS would, and
 """
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moto.sagemaker.models import Model, sagemaker_backends
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.endpoints.changes import require_quota
 from opslib.rehearsal.listing import in_order, one_page, passes_filters
 from opslib.rehearsal.site import Site
-from opslib.rehearsal.transforms.job import TransformJob
+from opslib.rehearsal.transforms.job import TERMINAL, TransformJob
 from opslib.rehearsal.transforms.run import TransformRun
 
 _MOST_MB = 100
@@ -47,6 +48,7 @@ class TransformsExtension:
             if job.name in jobs:
                 message = "Transform job names must be unique within an AWS account and region, and a transform job"
                 raise ServiceError("ResourceInUse", f"{message} with this name already exists ({job.arn})")
+            _require_instances(job, jobs.values())
             if self._stopped:
                 raise ServiceError("ServiceUnavailable", "The rehearsal is being stopped.", status=503)
             run = TransformRun(job, model, self._site, call.region)
@@ -113,6 +115,14 @@ def _require_rehearsable(params: Mapping[str, Any]) -> None:
         names.append(f"S3DataType {kind}")
     if names:
         raise ServiceError("NotImplemented", f"{', '.join(names)} of a transform job cannot be rehearsed", status=501)
+
+
+def _require_instances(job: TransformJob, others: Iterable[TransformJob]) -> None:
+    """Refuse more instances than an account has, beside those of the jobs that run."""
+    wanted = job.params["TransformResources"]
+    resources = [one.params["TransformResources"] for one in others if one.status not in TERMINAL]
+    used = sum(one["InstanceCount"] for one in resources if one["InstanceType"] == wanted["InstanceType"])
+    require_quota(f"{wanted['InstanceType']} for transform job usage", used, wanted["InstanceCount"])
 
 
 def _require_limits(params: Mapping[str, Any]) -> None:
