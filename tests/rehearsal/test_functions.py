@@ -326,6 +326,8 @@ def test_code_may_lie_in_s3(functions, make_function, bucket):
     assert invoke(functions, make_function(Code={"S3Bucket": bucket, "S3Key": "code.zip"}))["Payload"] == "s3"
     with pytest.raises(ClientError, match="S3 Error Code: NoSuchKey"):
         make_function(Code={"S3Bucket": bucket, "S3Key": "nothing.zip"})
+    with pytest.raises(ClientError, match="S3 Error Code: NoSuchBucket"):
+        make_function(Code={"S3Bucket": f"{bucket}-nothing", "S3Key": "code.zip"})
 
 
 def test_deleting_a_function_kills_its_environments(functions, make_function):

@@ -64,7 +64,7 @@ def _read_s3(call: Call, code: dict[str, Any]) -> bytes:
     try:
         found = s3_backends[ACCOUNT_ID]["aws"].get_object(bucket, key, version_id=code.get("S3ObjectVersion"))
     except (MissingBucket, MissingKey) as error:
-        raise _missing(error.error_type) from error
+        raise _missing("NoSuchBucket" if isinstance(error, MissingBucket) else "NoSuchKey") from error
     if found is None:
         raise _missing("NoSuchKey")
     return found.value
