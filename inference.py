@@ -11,6 +11,7 @@ A request that cannot be answered raises `RequestError`, which carries the 4xx s
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 
 from opslib.vision.artifact import open_artifact
-from opslib.vision.decoding import PhotoDecodingError, decode_photo
+from opslib.vision.decoding import PhotoDecodingError, decode_photo, give_memory_back
 from opslib.vision.fetching import fetch_photo
 from opslib.vision.refusals import RequestError
 from opslib.vision.serving import Scorer, build_scorer
@@ -34,6 +35,9 @@ PHOTO_TYPES = frozenset({"image/jpeg", "image/jpg", "image/png", "image/webp", "
 
 MAX_PHOTO_BYTES = 25 * 1024 * 1024
 """Largest body or fetched photo; the service in front may allow less."""
+
+_LARGE_PHOTO = threading.Lock()
+"""Held by the one large photo that is decoded: a file of 85 kB can be a WebP that takes 1 GB."""
 
 TOP_K = 5
 """How many classes the verbose answer names."""
@@ -64,6 +68,7 @@ def model_fn(model_dir: str) -> ServedModel:
         ConfigurationError: An OPSLIB_* variable is unknown or wrong.
     """
     url_hosts(os.environ)  # a wrong setting must stop the server, not every request
+    give_memory_back()
     artifact = open_artifact(Path(model_dir))
     scorer = build_scorer(artifact, "cuda" if torch.cuda.is_available() else "cpu")
     return ServedModel(scorer, artifact.classes, artifact.transform)
@@ -80,7 +85,7 @@ def input_fn(request_body: bytes | bytearray | str, content_type: str) -> bytes:
     kind = (content_type or "").partition(";")[0].strip().lower()
     body = request_body.encode() if isinstance(request_body, str) else bytes(request_body)
     if len(body) > MAX_PHOTO_BYTES:
-        raise RequestError(413, f"the body has {len(body):,} bytes; at most {MAX_PHOTO_BYTES:,} are taken")
+        raise RequestError(413, f"the body has more than {MAX_PHOTO_BYTES:,} bytes")
     if kind in PHOTO_TYPES:
         return body
     if kind == JSON:
@@ -96,7 +101,7 @@ def predict_fn(input_data: bytes, model: ServedModel) -> Prediction:
         RequestError: The bytes are no photo that we decode (400, 413, 415).
     """
     try:
-        photo = decode_photo(input_data, shortest_side=model.transform.decoded_side)
+        photo = decode_photo(input_data, shortest_side=model.transform.decoded_side, while_large=_LARGE_PHOTO)
     except PhotoDecodingError as error:
         raise RequestError(error.status_code, error.message) from error
     pixels = evaluation_pixels(model.transform)(photo)

@@ -1,7 +1,9 @@
 """The four functions of inference.py, from a good photo to the list of hostile requests."""
 
+import io
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -141,3 +143,14 @@ def test_functions_take_what_the_toolkit_passes():
     # sagemaker_inference counts parameters: one more than these, and it would pass its context too.
     counts = {"model_fn": 1, "input_fn": 2, "predict_fn": 2, "output_fn": 2}
     assert {name: getattr(inference, name).__code__.co_argcount for name in counts} == counts
+
+
+def test_large_photos_are_decoded_one_after_the_other_and_small_ones_pass_them(model):
+    file = io.BytesIO()
+    Image.new("L", (4000, 3001)).save(file, "PNG", compress_level=1)
+    with ThreadPoolExecutor(1) as pool:
+        with inference._LARGE_PHOTO:
+            waiting = pool.submit(answer, model, file.getvalue(), "image/png")
+            assert answer(model, good_photo())[0] == 200
+            assert not waiting.done()
+        assert waiting.result()[0] == 200

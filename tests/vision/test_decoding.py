@@ -1,6 +1,9 @@
 """Bytes to an upright RGB picture."""
 
 import io
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image, ImageOps
@@ -115,3 +118,51 @@ def test_no_byte_flipped_in_a_photo_escapes():
             assert decode_photo(broken).mode == "RGB"
         except PhotoDecodingError as error:
             assert error.status_code in (400, 413, 415)
+
+
+def test_only_what_is_large_when_it_is_decoded_waits_for_its_turn():
+    turns = []
+
+    @contextmanager
+    def turn():
+        turns.append("taken")
+        yield
+
+    large = Image.new("L", (4000, 3001))
+    for data, expected in ((encoded(large), 1), (encoded(large, "JPEG"), 0), (encoded(Image.new("L", (400, 300))), 0)):
+        turns.clear()
+        decode_photo(data, shortest_side=512, while_large=turn())
+        assert len(turns) == expected
+
+
+FOUR_THREADS = """
+import io, os, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+from PIL import Image
+from opslib.vision.decoding import decode_photo, give_memory_back
+
+def megabytes():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") >> 20
+
+file = io.BytesIO()
+Image.new("RGBA", (5000, 5000), (1, 2, 3, 4)).save(file, "PNG", compress_level=1)
+give_memory_back()
+lock, start = threading.Lock(), threading.Barrier(4)
+
+def decode():
+    start.wait()
+    decode_photo(file.getvalue(), while_large=lock)
+
+with ThreadPoolExecutor(4) as pool:
+    before = megabytes()
+    for work in [pool.submit(decode) for _ in range(4)]:
+        work.result()
+    print(megabytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory of a process is read as Linux tells it")
+def test_the_memory_of_large_photos_is_given_back():
+    done = subprocess.run([sys.executable, "-c", FOUR_THREADS], capture_output=True, text=True, timeout=60, check=True)
+    assert int(done.stdout) < 100  # 500 otherwise
