@@ -43,9 +43,10 @@ class Alarms:
     def _newest_of_queries(
         self, region: str, queries: list[dict[str, Any]], now: datetime
     ) -> tuple[datetime, float] | None:
+        period = max((one["MetricStat"]["Period"] for one in queries if "MetricStat" in one), default=60)
         params = {
-            "MetricDataQueries": [{"Period": 60, **query} if "Expression" in query else query for query in queries],
-            "StartTime": now - timedelta(minutes=_SEARCHED_PERIODS + 1),
+            "MetricDataQueries": [{"Period": period, **query} if "Expression" in query else query for query in queries],
+            "StartTime": now - timedelta(seconds=period * (_SEARCHED_PERIODS + 1)),
             "EndTime": now.replace(second=0, microsecond=0),
             "ScanBy": "TimestampDescending",
         }
