@@ -178,7 +178,10 @@ def train_int8(folder: Path, backbone: str, scratch: Path) -> Path:
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"hpo.py failed:\n{done.stdout[-1000:]}{done.stderr[-1000:]}")
-    print(backbone, next(line for line in done.stdout.splitlines() if line.startswith("int8 ")), flush=True)
+    verdict = next(line for line in done.stdout.splitlines() if line.startswith("int8 "))
+    print(backbone, verdict, flush=True)
+    if verdict.startswith("int8 not made"):
+        raise SystemExit("int8 cannot be measured: requirements-dev.txt names what makes it")
     return model
 
 

@@ -4,7 +4,6 @@ EfficientNet-Lite0 answers one and a half times as fast in int8 as in float32. H
 validation photos, which took no part in the calibration; the test photos are not looked at.
 """
 
-import importlib.util
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ from typing import Any
 
 import numpy
 
-from opslib.errors import ConfigurationError
 from opslib.vision.data import Photo
 from opslib.vision.decoding import decode_photo
 from opslib.vision.exporting import ONNX_FILE, Export
@@ -42,34 +40,43 @@ def quantise_export(
 ) -> Export:
     """Put an int8 model in the place of `model.onnx`, if it is right as often to half a point; return what is there.
 
+    A model that was trained is not lost when int8 cannot be made of it: then float32 stays, and the log says why.
+
     Args:
         directory: Where `export_classifier` wrote.
         export: What it wrote.
         transform: What the classifier wants to see.
         calibration: The photos.
         log: Receives a line that says what was measured and decided.
-
-    Raises:
-        ConfigurationError: nncf is not installed.
     """
-    if not importlib.util.find_spec("nncf"):
-        raise ConfigurationError("calibration_photos needs nncf, which is not installed", hint="pip install nncf")
-    content, pixels = (directory / ONNX_FILE).read_bytes(), _pixels_of(transform)
-    train = list(calibration.train)
-    chosen = random.Random(0).sample(train, min(calibration.count, len(train)))  # noqa: S311 - a sample, not a secret
     partial = directory / f"partial.{INT8_FILE}"
-    _save(_quantise(content, transform, [pixels(photo)[None] for photo in chosen]), partial)
-    cores = usable_cores()
-    accuracies = {
-        name: _accuracy(compile_network(source, transform, threads=cores, streams=cores), calibration.valid, pixels)
-        for name, source in (("float32", content), ("int8", partial))
-    }
+    try:
+        accuracies = _write_int8(directory / ONNX_FILE, partial, transform, calibration)
+    except Exception as error:  # noqa: BLE001 - of nncf and OpenVINO, on a network that they may not know
+        log(f"int8 not made, float32 stays: {error}")
+        _settle(directory, partial, is_kept=False)
+        return export
     is_kept = accuracies["float32"] - accuracies["int8"] <= MOST_ACCURACY_LOST
     shown = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in accuracies.items())
     log(f"int8 {'kept' if is_kept else 'refused'}: validation accuracy {shown}")
     _settle(directory, partial, is_kept=is_kept)
     export = replace(export, accuracies=accuracies)
     return replace(export, file=INT8_FILE, precision="int8") if is_kept else export
+
+
+def _write_int8(
+    onnx_file: Path, int8_file: Path, transform: TransformSpec, calibration: Calibration
+) -> dict[str, float]:
+    """Write the int8 model; return how often it is right, and how often float32 is."""
+    content, pixels = onnx_file.read_bytes(), _pixels_of(transform)
+    train = list(calibration.train)
+    chosen = random.Random(0).sample(train, min(calibration.count, len(train)))  # noqa: S311 - a sample, not a secret
+    _save(_quantise(content, transform, [pixels(photo)[None] for photo in chosen]), int8_file)
+    cores = usable_cores()
+    return {
+        name: _accuracy(compile_network(source, transform, threads=cores, streams=cores), calibration.valid, pixels)
+        for name, source in (("float32", content), ("int8", int8_file))
+    }
 
 
 def _settle(directory: Path, partial: Path, *, is_kept: bool) -> None:
@@ -79,7 +86,7 @@ def _settle(directory: Path, partial: Path, *, is_kept: bool) -> None:
         if is_kept:
             written.replace((directory / INT8_FILE).with_suffix(suffix))
         else:
-            written.unlink()
+            written.unlink(missing_ok=True)
     if is_kept:
         (directory / ONNX_FILE).unlink()
 
