@@ -471,6 +471,47 @@ def test_a_runtime_may_be_ready_before_its_start_is_noticed(functions, make_func
     assert invoke(functions, make_function())["Payload"]["count"] == 1
 
 
+TWICE = """
+import os, pathlib, time
+begun = pathlib.Path(os.environ["BEGUN"])
+if not begun.exists():
+    begun.touch()
+    DO
+def handler(event, context):
+    return "the second time"
+"""
+
+
+@pytest.mark.parametrize(
+    ("does", "status"),
+    [("raise RuntimeError('x')", "error\tError Type: RuntimeError"), ("time.sleep(60)", "timeout")],
+    ids=["fails", "takes too long"],
+)
+def test_an_initialisation_that_does_not_succeed_is_begun_anew(
+    functions, make_function, monkeypatch, tmp_path, does, status
+):
+    monkeypatch.setattr(environment, "INIT_SECONDS", 1.0)
+    name = make_function(
+        TWICE.replace("DO", does), Timeout=20, Environment={"Variables": {"BEGUN": str(tmp_path / "begun")}}
+    )
+    reply = invoke(functions, name, LogType="Tail")
+    assert reply["Payload"] == "the second time"
+    tail = base64.b64decode(reply["LogResult"]).decode()
+    assert re.search(rf"INIT_REPORT Init Duration: \d+\.\d\d ms\tPhase: init\tStatus: {status}\nSTART ", tail)
+    assert "\tInit Duration" not in tail
+
+
+def test_what_is_provisioned_may_take_its_time_to_initialise(functions, make_function, monkeypatch):
+    monkeypatch.setattr(environment, "INIT_SECONDS", 0.01)
+    name = make_function("def handler(event, context):\n    return 1")
+    version = functions.publish_version(FunctionName=name)["Version"]
+    named = {"FunctionName": name, "Qualifier": version}
+    functions.put_provisioned_concurrency_config(**named, ProvisionedConcurrentExecutions=1)
+    until(lambda: functions.get_provisioned_concurrency_config(**named)["Status"] != "IN_PROGRESS")
+    assert functions.get_provisioned_concurrency_config(**named)["Status"] == "READY"
+    functions.delete_provisioned_concurrency_config(**named)
+
+
 def test_the_older_operation_runs_events_later_too(functions, make_function):
     name = make_function()
     assert functions.invoke_async(FunctionName=name, InvokeArgs=b'{"n": 8}')["Status"] == 202

@@ -28,7 +28,10 @@ from opslib.rehearsal.functions.runtime_api import MAX_RESPONSE_BYTES, Invocatio
 from opslib.rehearsal.processes.keeper import MAX_LINE_BYTES, Process, start_process
 
 INIT_SECONDS = 10.0
-"""Longest initialisation that is not counted as part of the first invocation."""
+"""Longest initialisation ahead of the first invocation; what takes longer is begun anew, as a part of that."""
+
+LEAST_PROVISIONED_INIT_SECONDS = 130.0
+"""Longest initialisation of what is kept ready, unless the function's own time-out is longer."""
 
 TICK_SECONDS = 0.05
 """How often memory and output are looked at while a handler runs."""
@@ -105,7 +108,7 @@ class FunctionEnvironment:
         self._output = self._directory / "output.log"
         self._output.touch()
         self._reader = self._output.open("rb")  # stays readable, whatever the function does to its files
-        self._api = RuntimeApi(lambda: self._signal(signal.SIGSTOP), lambda: self._signal(signal.SIGCONT))
+        self._api = self._new_api()
         self._process: Process | None = None
         self._read_bytes = 0
         self._kept_bytes = self._dropped_bytes = 0
@@ -127,7 +130,8 @@ class FunctionEnvironment:
     def prepare(self) -> str:
         """Initialise ahead of the first invocation; return Lambda's word for why not, nothing when it is ready."""
         try:
-            reason = "" if self._initialise("") else "FUNCTION_ERROR_INIT_TIMEOUT"
+            seconds = max(LEAST_PROVISIONED_INIT_SECONDS, self.function.timeout_seconds)
+            reason = "" if self._initialise("", seconds) else "FUNCTION_ERROR_INIT_TIMEOUT"
         except _Failed:
             reason = "FUNCTION_ERROR_INIT_FAILURE"
         self._read_output()
@@ -143,8 +147,8 @@ class FunctionEnvironment:
         reply, function_error, failed = b"", "", None
         try:
             if self._process is None:
-                ready = self._initialise(request_id)
-                init_seconds = min(time.monotonic() - started, INIT_SECONDS)
+                ready = self._initialise_ahead(request_id)
+                init_seconds = time.monotonic() - started if ready else 0.0
             self._start(request_id)
             started = time.monotonic()
             invocation = self._invocation(request_id, payload, client_context)
@@ -177,8 +181,27 @@ class FunctionEnvironment:
         with suppress(ProcessLookupError, PermissionError):  # it has ended
             os.killpg(process.pid, number)
 
-    def _initialise(self, request_id: str) -> bool:
-        """Start the process and wait until it asks for an event; False when ten seconds are not enough."""
+    def _initialise_ahead(self, request_id: str) -> bool:
+        """Initialise before the first event; False when it fails or takes too long: it is begun anew with the event."""
+        started, status, error_type = time.monotonic(), "timeout", ""
+        try:
+            if self._initialise(request_id, INIT_SECONDS):
+                return True
+        except _Failed as failure:
+            status, error_type = "error", failure.error_type
+        self._process.kill()
+        self._process.wait()
+        self._read_output(whole=True)
+        self._say(*self.function.log_format.init(1000 * (time.monotonic() - started), status, error_type))
+        self._api.close()
+        self._process, self._api = None, self._new_api()
+        return False
+
+    def _new_api(self) -> RuntimeApi:
+        return RuntimeApi(lambda: self._signal(signal.SIGSTOP), lambda: self._signal(signal.SIGCONT))
+
+    def _initialise(self, request_id: str, seconds: float) -> bool:
+        """Start the process and wait until it asks for an event; False when the time is over."""
         temporary = self._directory / "tmp"
         temporary.mkdir(exist_ok=True)
         self._process = start_process(
@@ -201,7 +224,7 @@ class FunctionEnvironment:
             },
             cwd=self.function.task_root,
         )
-        ready = self._wait_for_message(request_id, time.monotonic() + INIT_SECONDS) is not None
+        ready = self._wait_for_message(request_id, time.monotonic() + seconds) is not None
         self._measure(with_children=False)
         self._read_output()
         return ready
@@ -212,7 +235,7 @@ class FunctionEnvironment:
 
     def _run(self, invocation: Invocation, ready: bool) -> tuple[bytes, str]:
         deadline = time.monotonic() + self.function.timeout_seconds
-        if not ready and self._wait_for_message(invocation.request_id, deadline) is None:
+        if not ready and not self._initialise(invocation.request_id, self.function.timeout_seconds):
             raise _timed_out(invocation.request_id, self.function.timeout_seconds)
         self._api.send(invocation)
         message = self._wait_for_message(invocation.request_id, deadline)

@@ -41,6 +41,9 @@ class Report:
 class LogFormat(Protocol):
     """Writes Lambda's lines; each method returns the lines, which may be none."""
 
+    def init(self, duration_ms: float, status: str, error_type: str) -> list[str]:
+        """The initialisation failed (error) or took too long (timeout)."""
+
     def start(self, request_id: str, version: str) -> list[str]:
         """An invocation begins."""
 
@@ -56,6 +59,11 @@ class LogFormat(Protocol):
 
 class TextFormat:
     """START, END and REPORT lines."""
+
+    def init(self, duration_ms: float, status: str, error_type: str) -> list[str]:
+        """Return the INIT_REPORT line."""
+        fields = [f"INIT_REPORT Init Duration: {duration_ms:.2f} ms", "Phase: init", f"Status: {status}"]
+        return ["\t".join([*fields, f"Error Type: {error_type}"] if error_type else fields)]
 
     def start(self, request_id: str, version: str) -> list[str]:
         """Return the START line."""
@@ -92,6 +100,11 @@ class JsonFormat:
     """Lambda's events platform.start and platform.report, those of `level` and above."""
 
     level: str = "INFO"
+
+    def init(self, duration_ms: float, status: str, error_type: str) -> list[str]:
+        """Return platform.initReport."""
+        record = {"phase": "init", "status": status, "metrics": {"durationMs": round(duration_ms, 3)}}
+        return self._line("WARN", "platform.initReport", record | ({"errorType": error_type} if error_type else {}))
 
     def start(self, request_id: str, version: str) -> list[str]:
         """Return platform.start."""
