@@ -29,12 +29,14 @@ def plan_comparison(plans: Mapping[str, Plan], capacity: InstanceCapacity) -> Fi
         capacity: of one instance, as in the plans.
 
     Raises:
-        ConfigurationError: there is no plan.
+        ConfigurationError: there is no plan, or they are of different times.
     """
     if not plans:
         raise ConfigurationError("there is no plan to draw", hint='pass them by name: {"reference": ...}')
-    figure, (above, below) = plt.subplots(2, 1, figsize=(11, 5.2), sharex=True, layout="constrained")
     first = next(iter(plans.values()))
+    if any(planned.times != first.times for planned in plans.values()):
+        raise ConfigurationError("the plans are of different times", hint="plan each policy for the same traffic")
+    figure, (above, below) = plt.subplots(2, 1, figsize=(11, 5.2), sharex=True, layout="constrained")
     whole = first.times[-1] + PERIOD_SECONDS - first.times[0]
     unit, unit_seconds = ("hours", 3600) if whole > _SHORT_SECONDS else ("minutes", 60)
     times = [(time - first.times[0]) / unit_seconds for time in (*first.times, first.times[0] + whole)]

@@ -135,6 +135,8 @@ def test_a_comparison_draws_every_minute_and_no_line_hides_another():
     first, second = below.patches
     assert first.get_linewidth() > second.get_linewidth()
     assert list(second.get_data().edges) == list(range(11))
+    with pytest.raises(ConfigurationError, match="different times"):
+        plan_comparison({"short": short, "a day": plan(Traffic.day(5), SPEC, KNEE)}, KNEE)
 
 
 def test_traffic_from_a_file(tmp_path):
