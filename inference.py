@@ -130,6 +130,7 @@ def output_fn(prediction: Prediction, accept: str) -> tuple[str, str]:
 def _requested_url(body: bytes) -> str:
     try:
         fields = json.loads(body)
+        json.dumps(fields, ensure_ascii=False).encode()  # half of a surrogate pair is no text: nobody could answer it
     except (ValueError, RecursionError) as error:
         raise RequestError(400, "the body is not JSON") from error
     if not isinstance(fields, dict) or list(fields) != ["url"] or not isinstance(fields["url"], str):

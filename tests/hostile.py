@@ -138,6 +138,7 @@ def _json_bodies() -> list[tuple[str, bytes, int]]:
         ("JSON, URL is a number", b'{"url": 1}', 400),
         ("JSON, URL and more", b'{"url": "https://example.com/a.jpg", "file": "/etc/passwd"}', 400),
         ("JSON, URL with a line break", b'{"url": "https://example.com/\\r\\nHost: localhost"}', 400),
+        ("JSON, URL with half a surrogate pair", b'{"url": "https://\\ud800.com/dog.jpg"}', 400),
         ("JSON, URL without a host", b'{"url": "https:///dog.jpg"}', 400),
         ("JSON, URL with a broken host", b'{"url": "https://[::1/dog.jpg"}', 400),
         *(
