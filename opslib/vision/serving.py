@@ -52,9 +52,10 @@ class Scorer(Protocol):
 def serving_cores() -> int:
     """Return how many cores this process may use: its share of SM_NUM_CPUS where that is set, or of those there are."""
     cores = min(_number("SM_NUM_CPUS") or usable_cores(), usable_cores())
+    if Path(sys.argv[0]).name != _WORKER:
+        return cores
     # TorchServe and MMS start as many processes as there are cores, unless they are told a number.
-    workers = _number("SAGEMAKER_MODEL_SERVER_WORKERS") or (cores if Path(sys.argv[0]).name == _WORKER else 1)
-    return max(1, cores // workers)
+    return max(1, cores // (_number("SAGEMAKER_MODEL_SERVER_WORKERS") or cores))
 
 
 def _number(name: str) -> int:

@@ -193,15 +193,10 @@ def test_sagemaker_says_how_many_cores_there_are(eight_cores, told, cores):
     assert serving.serving_cores() == cores
 
 
-@pytest.mark.parametrize(("workers", "cores"), [("1", 8), ("3", 2), ("20", 1), ("", 8), ("0", 8), ("many", 8)])
-def test_worker_processes_share_the_cores(eight_cores, workers, cores):
+@pytest.mark.parametrize(("workers", "cores"), [("", 1), ("0", 1), ("many", 1), ("1", 8), ("3", 2), ("20", 1)])
+def test_worker_processes_of_torchserve_share_the_cores(eight_cores, workers, cores):
     eight_cores.setenv("SAGEMAKER_MODEL_SERVER_WORKERS", workers)
-    assert serving.serving_cores() == cores
-
-
-@pytest.mark.parametrize(("workers", "cores"), [("", 1), ("2", 4)])
-def test_a_worker_of_torchserve_knows_that_there_is_one_for_each_core(eight_cores, workers, cores):
-    eight_cores.setenv("SAGEMAKER_MODEL_SERVER_WORKERS", workers)
+    assert serving.serving_cores() == 8  # this process is no worker
     eight_cores.setattr(serving.sys, "argv", ["/venv/ts/model_service_worker.py"])
     assert serving.serving_cores() == cores
 
