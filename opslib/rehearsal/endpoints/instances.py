@@ -4,6 +4,7 @@ An instance is a process here. It is treated as SageMaker treats a container: it
 traffic, is pinged from then on, and is replaced when it dies, fails its pings or does not answer within 60 seconds.
 """
 
+import os
 import secrets
 import shutil
 import socket
@@ -159,6 +160,15 @@ class ModelInstance:
             return None
         return seconds, size_bytes
 
+    def disk_share(self) -> float:
+        """Return how much of the disk its files take, 0 to 1."""
+        try:
+            total_bytes = shutil.disk_usage(self._directory).total
+        except OSError:  # it was closed meanwhile
+            return 0.0
+        files = (Path(folder, name) for folder, _, names in os.walk(self._directory) for name in names)
+        return sum(map(_size_bytes, files)) / total_bytes
+
     def close(self) -> None:
         """Kill the container and remove its files."""
         with self._lock:
@@ -230,6 +240,14 @@ class ModelInstance:
                 self._write_log([f"The container was not replaced: {error}"])
                 time.sleep(pause_seconds)
                 pause_seconds = min(2 * pause_seconds, _LONGEST_PAUSE_SECONDS)
+
+
+def _size_bytes(file: Path) -> int:
+    """Return a file's size; 0 when it has gone meanwhile."""
+    try:
+        return file.lstat().st_size
+    except OSError:
+        return 0
 
 
 def _thread_settings(cores: int) -> dict[str, str]:

@@ -49,6 +49,7 @@ class VariantMetrics:
         self._concurrency = Metric.of(region, "AWS/SageMaker", "ConcurrentRequestsPerModel", **names)
         self._cpu = Metric.of(region, "/aws/sagemaker/Endpoints", "CPUUtilization", **names)
         self._memory = Metric.of(region, "/aws/sagemaker/Endpoints", "MemoryUtilization", **names)
+        self._disk = Metric.of(region, "/aws/sagemaker/Endpoints", "DiskUtilization", **names)
         self._under_way = 0
         self._lock = threading.Lock()
 
@@ -74,10 +75,11 @@ class VariantMetrics:
         if not self._under_way:
             self._monitoring.gauge(self._each[1], 0, "None")
 
-    def write_usage(self, cpu_percent: float, memory_percent: float) -> None:
-        """Write the load of one instance: 100 for each busy core, and the share of the memory."""
+    def write_usage(self, cpu_percent: float, memory_percent: float, disk_percent: float) -> None:
+        """Write the load of one instance: 100 for each busy core, and the shares of the memory and of the disk."""
         self._monitoring.gauge(self._cpu, cpu_percent, "Percent")
         self._monitoring.gauge(self._memory, memory_percent, "Percent")
+        self._monitoring.gauge(self._disk, disk_percent, "Percent")
 
     def _record(self, outcome: Outcome, instances: int) -> None:
         observe, seconds = self._monitoring.observe, time.perf_counter() - outcome.started
@@ -134,4 +136,4 @@ class LoadSampler:
                 since, seconds = known.get(instance, (now, usage[0]))
                 if now > since and usage[0] >= seconds:  # less: the container was replaced
                     cpu_percent = 100 * (usage[0] - seconds) / (now - since)
-                    metrics.write_usage(cpu_percent, 100 * usage[1] / memory_bytes)
+                    metrics.write_usage(cpu_percent, 100 * usage[1] / memory_bytes, 100 * instance.disk_share())
