@@ -180,7 +180,7 @@ EVENTS = {
     "URL of a file": ({"url": "file:///etc/passwd"}, 400),
     "URL with a line break": ({"url": "https://example.com/\r\nHost: localhost"}, 400),
     "URL of 100,000 characters": ({"url": "https://example.com/" + "a" * 100_000}, 403),
-    "URL with a lone surrogate": ({"url": "https://example.com/\udfff"}, 403),
+    "URL with a lone surrogate": ({"url": "https://example.com/\udfff"}, 400),
     "URL and photo": (GOOD | {"url": "https://example.com/dog.jpg"}, 403),
     "proxy: context is null": (proxy(requestContext=None), 200),
     "proxy: context is a text": (proxy(requestContext="prod"), 200),
