@@ -33,6 +33,9 @@ INIT_SECONDS = 10.0
 LEAST_PROVISIONED_INIT_SECONDS = 130.0
 """Longest initialisation of what is kept ready, unless the function's own time-out is longer."""
 
+SETTLE_SECONDS = 0.25
+"""How long a process may take to be frozen, or to be gone after it was killed."""
+
 TICK_SECONDS = 0.05
 """How often memory and output are looked at while a handler runs."""
 
@@ -119,13 +122,20 @@ class FunctionEnvironment:
 
     @property
     def has_exited(self) -> bool:
-        """Whether the process has ended by itself, or was killed, since the last invocation."""
-        if self._process is None:
-            return False
-        try:  # the process itself is asked, because its keeper notices its end a moment later
-            return psutil.Process(self._process.pid).status() == psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return True
+        """Whether the process has ended by itself, or was killed, since the last invocation.
+
+        One that lives is frozen, or soon will be; what is neither frozen nor gone is waited for, for a moment.
+        """
+        deadline = time.monotonic() + SETTLE_SECONDS
+        while self._process is not None and time.monotonic() < deadline:
+            try:
+                status = psutil.Process(self._process.pid).status()
+            except psutil.NoSuchProcess:
+                return True
+            if status in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}:
+                return status == psutil.STATUS_ZOMBIE
+            time.sleep(0.0005)
+        return False
 
     def prepare(self) -> str:
         """Initialise ahead of the first invocation; return Lambda's word for why not, nothing when it is ready."""
