@@ -5,7 +5,6 @@ memory limit, and the payload that each way of failing gives. Sources: docs.aws.
 lambda-runtime-environment.html, python-logging.html and troubleshooting-invocation.html.
 """
 
-import json
 import math
 import os
 import queue
@@ -17,14 +16,14 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import psutil
 
+from opslib.rehearsal.functions.failures import Failed, exited, init_failed, timed_out, too_large
 from opslib.rehearsal.functions.log_format import LogFormat, Report, TextFormat
 from opslib.rehearsal.functions.memory import held_bytes, peak_bytes
-from opslib.rehearsal.functions.runtime_api import MAX_RESPONSE_BYTES, Invocation, Message, RuntimeApi
+from opslib.rehearsal.functions.runtime_api import Invocation, Message, RuntimeApi
 from opslib.rehearsal.processes.keeper import MAX_LINE_BYTES, Process, start_process
 
 INIT_SECONDS = 10.0
@@ -81,19 +80,6 @@ class Outcome:
     """As in the REPORT line: without the initialisation."""
 
 
-class _Failed(Exception):  # noqa: N818 - it becomes a reply of Lambda's, never an error of ours
-    """The environment cannot go on: the payload for the caller, the line for the log, the type of error for the report.
-
-    Without a type it is a time-out.
-    """
-
-    def __init__(self, payload: bytes, log_line: str, error_type: str = "") -> None:
-        super().__init__(log_line)
-        self.payload = payload
-        self.log_line = log_line
-        self.error_type = error_type
-
-
 class FunctionEnvironment:
     """A process of one function version, with its Runtime API, its log stream and a directory of its own."""
 
@@ -142,7 +128,7 @@ class FunctionEnvironment:
         try:
             seconds = max(LEAST_PROVISIONED_INIT_SECONDS, self.function.timeout_seconds)
             reason = "" if self._initialise("", seconds) else "FUNCTION_ERROR_INIT_TIMEOUT"
-        except _Failed:
+        except Failed:
             reason = "FUNCTION_ERROR_INIT_FAILURE"
         self._read_output()
         if reason:
@@ -163,7 +149,7 @@ class FunctionEnvironment:
             started = time.monotonic()
             invocation = self._invocation(request_id, payload, client_context)
             reply, function_error = self._run(invocation, ready)
-        except _Failed as failure:
+        except Failed as failure:
             reply, function_error, failed = failure.payload, "Unhandled", failure
             self._give_up(request_id, failure)
         duration_ms = 1000 * min(time.monotonic() - started, self.function.timeout_seconds)
@@ -197,7 +183,7 @@ class FunctionEnvironment:
         try:
             if self._initialise(request_id, INIT_SECONDS):
                 return True
-        except _Failed as failure:
+        except Failed as failure:
             status, error_type = "error", failure.error_type
         self._process.kill()
         self._process.wait()
@@ -246,16 +232,16 @@ class FunctionEnvironment:
     def _run(self, invocation: Invocation, ready: bool) -> tuple[bytes, str]:
         deadline = time.monotonic() + self.function.timeout_seconds
         if not ready and not self._initialise(invocation.request_id, self.function.timeout_seconds):
-            raise _timed_out(invocation.request_id, self.function.timeout_seconds)
+            raise timed_out(invocation.request_id, self.function.timeout_seconds)
         self._api.send(invocation)
         message = self._wait_for_message(invocation.request_id, deadline)
         if message is None:
-            raise _timed_out(invocation.request_id, self.function.timeout_seconds)
+            raise timed_out(invocation.request_id, self.function.timeout_seconds)
         self._measure(with_children=False)
         if self._kill_if_too_large():  # between two looks it had more for a moment
-            raise _exited(invocation.request_id, 128 + signal.SIGKILL)
+            raise exited(invocation.request_id, 128 + signal.SIGKILL)
         if message.kind == "too_large":
-            raise _too_large()
+            raise too_large()
         return message.payload, "Unhandled" if message.kind == "error" else ""
 
     def _wait_for_message(self, request_id: str, deadline: float) -> Message | None:
@@ -263,7 +249,7 @@ class FunctionEnvironment:
         while True:
             message = self._next_message(min(TICK_SECONDS, max(0.001, deadline - time.monotonic())))
             if message and message.kind == "init_error":
-                raise _init_failed(message.payload)
+                raise init_failed(message.payload)
             if message:
                 return message
             self._look(request_id)
@@ -283,7 +269,7 @@ class FunctionEnvironment:
         self._kill_if_too_large()
         code = self._process.poll()
         if code is not None and self._api.messages.empty():
-            raise _exited(request_id, code)
+            raise exited(request_id, code)
 
     def _measure(self, *, with_children: bool = True) -> None:
         """Keep the most that the process, or it and its children together, held."""
@@ -298,7 +284,7 @@ class FunctionEnvironment:
             self._process.wait()
         return is_too_large
 
-    def _give_up(self, request_id: str, failure: _Failed) -> None:
+    def _give_up(self, request_id: str, failure: Failed) -> None:
         if not self._started:
             self._start(request_id)
         self._read_output()
@@ -309,7 +295,7 @@ class FunctionEnvironment:
         self._started = True
         self._say(*self.function.log_format.start(request_id, self.function.version))
 
-    def _end(self, request_id: str, duration_ms: float, init_ms: float, failed: _Failed | None) -> None:
+    def _end(self, request_id: str, duration_ms: float, init_ms: float, failed: Failed | None) -> None:
         if self.usable:
             self._read_output(whole=True)
         self._say(*self.function.log_format.dropped(self._dropped_bytes))
@@ -353,40 +339,3 @@ class FunctionEnvironment:
         self._log += events
         if events:
             self._write_log(events)
-
-
-def _error(error_type: str, message: str) -> bytes:
-    return json.dumps({"errorType": error_type, "errorMessage": message}).encode()
-
-
-def _timed_out(request_id: str, seconds: int) -> _Failed:
-    reason = f"Task timed out after {seconds:.2f} seconds"
-    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    payload = _error("Sandbox.Timedout", f"RequestId: {request_id} Error: {reason}")
-    return _Failed(payload, f"{now} {request_id} {reason}\n")
-
-
-def _exited(request_id: str, code: int) -> _Failed:
-    if code > 128:
-        reason = f"Runtime exited with error: signal: {signal.strsignal(code - 128).lower()}"
-    elif code:
-        reason = f"Runtime exited with error: exit status {code}"
-    else:
-        reason = "Runtime exited without providing a reason"
-    told = f"RequestId: {request_id} Error: {reason}"
-    error_type = "Runtime.ExitError"
-    return _Failed(_error(error_type, told), f"{told}\n{error_type}", error_type)
-
-
-def _init_failed(payload: bytes) -> _Failed:
-    try:
-        error_type = json.loads(payload)["errorType"]
-    except (ValueError, RecursionError, TypeError, KeyError):  # the code of a function can say anything
-        error_type = "Runtime.Unknown"
-    return _Failed(payload, "", error_type)
-
-
-def _too_large() -> _Failed:
-    reason = f"Response payload size exceeded maximum allowed payload size ({MAX_RESPONSE_BYTES} bytes)."
-    error_type = "Function.ResponseSizeTooLarge"
-    return _Failed(_error(error_type, reason), "", error_type)
