@@ -170,6 +170,7 @@ def test_an_exception_of_the_handler_comes_back_and_the_environment_lives_on(fun
         ({"sleep": 30}, "Sandbox.Timedout", "Error: Task timed out after 1.00 seconds", "Status: timeout"),
         ({"allocate_mb": 300}, "Runtime.ExitError", "Runtime exited with error: signal: killed", "Runtime.ExitError"),
         ({"exit": 3}, "Runtime.ExitError", "Runtime exited with error: exit status 3", "Runtime.ExitError"),
+        ({"exit": 255}, "Runtime.ExitError", "Runtime exited with error: exit status 255", "Runtime.ExitError"),
         ({"exit": 0}, "Runtime.ExitError", "Runtime exited without providing a reason", "Runtime.ExitError"),
         (
             {"respond_bytes": 6_291_557},
@@ -178,7 +179,7 @@ def test_an_exception_of_the_handler_comes_back_and_the_environment_lives_on(fun
             "Function.ResponseSizeTooLarge",
         ),
     ],
-    ids=["time-out", "memory", "exit 3", "exit 0", "response"],
+    ids=["time-out", "memory", "exit 3", "exit 255", "exit 0", "response"],
 )  # fmt: skip
 def test_an_environment_that_cannot_go_on_is_replaced(functions, make_function, event, error_type, words, status):
     name = make_function(Timeout=10 if "allocate_mb" in event else 1)

@@ -37,8 +37,9 @@ def timed_out(request_id: str, seconds: int) -> Failed:
 
 def exited(request_id: str, code: int) -> Failed:
     """The process ended: `code` is its exit code, 128 + n after signal n."""
-    if code > 128:
-        reason = f"Runtime exited with error: signal: {signal.strsignal(code - 128).lower()}"
+    named = signal.strsignal(code - 128) if code - 128 in signal.valid_signals() else None
+    if named:
+        reason = f"Runtime exited with error: signal: {named.lower()}"
     elif code:
         reason = f"Runtime exited with error: exit status {code}"
     else:
