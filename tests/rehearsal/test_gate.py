@@ -214,3 +214,26 @@ def test_what_cannot_be_rehearsed_says_so(rehearsal):
     code, message = refused(boto3.client("sagemaker").list_spaces)
     assert code == "NotImplemented"
     assert message == "sagemaker:ListSpaces cannot be rehearsed yet"
+
+
+@pytest.mark.parametrize(
+    ("granted", "named", "allowed"),
+    [
+        ("f", "f", True),
+        ("f", f"{ACCOUNT}:f", True),
+        ("f", f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:f", True),
+        ("f", "f:live", False),
+        ("f", f"{ACCOUNT}:function:f:live", False),
+        ("f:live", "f:live", True),
+        ("f:live", "f", False),
+        ("f:live", "f:1", False),
+        ("f:*", "f:1", True),
+    ],
+)
+def test_a_permission_on_a_function_is_none_on_its_versions(session_of, granted, named, allowed):
+    resource = f"arn:aws:lambda:us-east-1:{ACCOUNT}:function:{granted}"
+    caller = session_of(allow("lambda:InvokeFunction", resource=resource)).client("lambda")
+    name, _, qualifier = named.rpartition(":") if named.endswith(("live", "1")) else (named, "", "")
+    for params in ({"FunctionName": named}, {"FunctionName": name} | ({"Qualifier": qualifier} if qualifier else {})):
+        code, _ = refused(caller.invoke, **params)
+        assert code == ("ResourceNotFoundException" if allowed else "AccessDeniedException")

@@ -3,17 +3,12 @@
 Source: docs.aws.amazon.com/lambda/latest/api/API_Invoke.html and lambda/latest/dg/lambda-api-permissions-ref.html.
 """
 
-import re
 from dataclasses import replace
 from typing import Any
 
 from opslib.rehearsal.calls import ACCOUNT_ID, Call, Operation, ServiceError
+from opslib.rehearsal.gateway.actions import FUNCTION_NAME
 from opslib.rehearsal.gateway.incoming import operation_model
-
-_NAMED = re.compile(
-    r"(?:arn:aws[\w-]*:lambda:(?P<region>[a-z0-9-]+):)?(?:(?P<account>\d{12}):)?(?:function:)?"
-    r"(?P<name>[\w.-]+)(?::(?P<qualifier>\$LATEST|[\w-]+))?"
-)
 
 
 def by_plain_name(operation: Operation) -> Operation:
@@ -26,7 +21,7 @@ def by_plain_name(operation: Operation) -> Operation:
 
 
 def _plain(call: Call) -> dict[str, Any]:
-    found = _NAMED.fullmatch(call.params["FunctionName"])
+    found = FUNCTION_NAME.fullmatch(call.params["FunctionName"])
     if not found:
         raise _refused(f"{call.params['FunctionName']} names no function.")
     _require_here(call, found["region"], found["account"])

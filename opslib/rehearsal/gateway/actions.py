@@ -4,6 +4,7 @@ Source: https://docs.aws.amazon.com/service-authorization/latest/reference/ (Ama
 CloudWatch Logs, CloudWatch, IAM, STS). Services that are not named here are asked for with resource `*`.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,12 @@ class Need:
     resources: tuple[str, ...] = ("*",)
     context: dict[str, list[str]] = field(default_factory=dict)
 
+
+FUNCTION_NAME = re.compile(
+    r"(?:arn:aws[\w-]*:lambda:(?P<region>[a-z0-9-]+):)?(?:(?P<account>\d{12}):)?(?:function:)?"
+    r"(?P<name>[\w.-]+)(?::(?P<qualifier>\$LATEST|[\w-]+))?"
+)
+"""What FunctionName may hold (docs.aws.amazon.com/lambda/latest/api/API_Invoke.html): a name or an ARN, or a part."""
 
 _PREFIXES = {
     "cloudwatch": "cloudwatch",
@@ -51,8 +58,8 @@ def needs_of(service: str, operation: str, params: Mapping[str, Any], region: st
     if service in {"sagemaker", "sagemaker-runtime"}:
         return _sagemaker_needs(action, params, place, context)
     resources: tuple[str, ...] = ("*",)
-    if service == "lambda" and (name := params.get("FunctionName")):
-        resources = (_function_arn(name, place),)
+    if service == "lambda" and "FunctionName" in params:
+        resources = (_function_arn(action, params, place),)
     elif service == "logs":
         resources = _log_resources(params, place)
     elif service == "iam":
@@ -93,10 +100,16 @@ def _sagemaker_needs(action: str, params: Mapping[str, Any], place: str, context
     return needs
 
 
-def _function_arn(name: str, place: str) -> str:
-    if name.startswith("arn:"):
-        return name
-    return f"arn:aws:lambda:{place}:function:{name.rpartition('function:')[2]}"
+def _function_arn(action: str, params: Mapping[str, Any], place: str) -> str:
+    """Return the resource of a call: an invocation that names a version or an alias is one of that, not of all."""
+    found = FUNCTION_NAME.fullmatch(params["FunctionName"])
+    if not found:
+        return "*"
+    if found["region"]:
+        place = f"{found['region']}:{found['account'] or ACCOUNT_ID}"
+    qualifier = params.get("Qualifier") or found["qualifier"]
+    behind = f":{qualifier}" if qualifier and action == "lambda:InvokeFunction" else ""
+    return f"arn:aws:lambda:{place}:function:{found['name']}{behind}"
 
 
 def _log_resources(params: Mapping[str, Any], place: str) -> tuple[str, ...]:
