@@ -3,8 +3,10 @@
 #   make run                          rehearse the whole journey on this machine
 #   make run ARGS="-p epochs 20"      the same with other parameters of the notebook
 #   make run NOTEBOOK=notebooks/01_training.ipynb
-#   make run NOTEBOOK=notebooks/05_autoscaling.ipynb SPEED=20
+#   make run NOTEBOOK=notebooks/05_autoscaling.ipynb SPEED=20     with CloudWatch's clock at 20 times the wall's
 #   make test                         lint, then every test
+#   make lab                          JupyterLab with a rehearsal around it
+#   make bench                        every benchmark
 
 PYTHON ?= python3
 VENV   := .venv
@@ -14,22 +16,28 @@ ARGS   ?=
 NOTEBOOK ?= train_and_deploy.ipynb
 SPEED  ?= 1
 
-.PHONY: run test lab bench lint clean
+# Notebooks that wait for CloudWatch have a parameter that says how fast its clock runs.
+CLOCK = $(if $(filter-out 1,$(SPEED)),$(shell grep -q '"speed: float' $(NOTEBOOK) && echo -p speed $(SPEED)))
+
+.PHONY: run test lab bench lint clean help
 
 run: $(READY)
-	@$(BIN)/python -m opslib.rehearsal run --speed $(SPEED) -- $(BIN)/python -m opslib run $(NOTEBOOK) $(ARGS)
+	@$(BIN)/python -m opslib.rehearsal run --speed $(SPEED) -- $(BIN)/python -m opslib run $(NOTEBOOK) $(CLOCK) $(ARGS)
 
 test: lint
 	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 lab: $(READY)
-	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m opslib.rehearsal run -- $(BIN)/jupyter lab train_and_deploy.ipynb $(ARGS)
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m opslib.rehearsal run --speed $(SPEED) -- $(BIN)/jupyter lab train_and_deploy.ipynb $(ARGS)
 
 bench: $(READY)
 	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done
 
 lint: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+help:
+	@sed -n 's/^#  *make /make /p' Makefile
 
 clean:
 	rm -rf $(VENV) runs photos build .pytest_cache .ruff_cache *.egg-info

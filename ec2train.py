@@ -181,7 +181,7 @@ def build_backbone(name: str, weights: str) -> tuple[nn.Module, TransformSpec]:
             # The package of EfficientNet-Lite0 names its entries after another implementation, in the same order.
             model.load_state_dict(dict(zip(wanted, state.values(), strict=True)) if state.keys() ^ wanted else state)
     except Exception as error:  # of torch, timm, the network or the file
-        raise SystemExit(f"error: no backbone {name}: {error}\n  hint: --weights FILE takes its state dict") from error
+        raise SystemExit(f"error: backbone {name}: {error}\n  hint: offline, --weights is its state dict") from error
     model.set_submodule([path for path, one in model.named_modules() if isinstance(one, nn.Linear)][-1], nn.Identity())
     return model.eval().requires_grad_(False), spec
 

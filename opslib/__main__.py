@@ -9,7 +9,9 @@ python -m opslib version
 
 import argparse
 import json
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import opslib
@@ -54,6 +56,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     _say(str(whereabouts()))
     report = sweep(arguments.run_id, arguments.home)
+    _no_longer_kept(arguments.home / arguments.run_id, report.leftovers)
     if not (report.deleted or report.leftovers or (arguments.home / arguments.run_id).is_dir()):
         raise ConfigurationError(
             f"there is no run {arguments.run_id!r} in {arguments.home}, and AWS knows nothing by that name or tag",
@@ -63,12 +66,23 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return 1 if report.leftovers else 0
 
 
+def _no_longer_kept(directory: Path, leftovers: Sequence[object]) -> None:
+    """Write down that nothing is left of a run that was left standing."""
+    if _status(directory) == "kept" and not leftovers:
+        from opslib.aws.ledger import open_run
+        from opslib.notebook import write_summary
+
+        write_summary(open_run(directory.name, directory.parent), kept=False, leftovers=[])
+
+
 def _run(arguments: argparse.Namespace) -> int:
     from opslib.notebook import execute
 
     try:
         outcome = execute(arguments.notebook, dict(arguments.parameters), home=arguments.home)
     except KeyboardInterrupt:
+        # As the program ends, the loop that ran the cells would tell of the one that was cut off, with a traceback.
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         _say("failed   the run was interrupted; what it had made was swept (python -m opslib runs)")
         return 130
     for left in outcome.summary["leftovers"]:
@@ -90,10 +104,10 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("version", help="the version of opslib").set_defaults(command=_version)
     commands.add_parser("runs", help="the runs in --home").set_defaults(command=_runs)
     sweep = commands.add_parser("sweep", help="delete what a run made, and say what is left")
-    sweep.add_argument("run_id", metavar="RUN_ID")
+    sweep.add_argument("run_id", metavar="RUN_ID", help="as its first cell and `python -m opslib runs` say it")
     sweep.set_defaults(command=_sweep)
     run = commands.add_parser("run", help="execute a notebook, report, and sweep what it made")
-    run.add_argument("notebook", type=Path, metavar="NOTEBOOK")
+    run.add_argument("notebook", type=Path, metavar="NOTEBOOK", help="an .ipynb file, such as train_and_deploy.ipynb")
     run.add_argument(
         "-p",
         dest="parameters",
@@ -101,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar=("NAME", "VALUE"),
-        help="a parameter of the notebook; may be repeated",
+        help="a parameter of the notebook, from its first cell of code; may be repeated",
     )
     run.set_defaults(command=_run)
     return parser

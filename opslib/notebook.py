@@ -79,11 +79,16 @@ def declared_parameters(notebook: Path) -> dict[str, dict[str, str]]:
         ConfigurationError: there is no such notebook.
     """
     if not notebook.is_file():
-        raise ConfigurationError(
-            f"there is no notebook {notebook}", hint="name an .ipynb file, e.g. train_and_deploy.ipynb"
-        )
+        raise ConfigurationError(f"there is no notebook {notebook}", hint=_notebooks_like(notebook))
     with _quiet_papermill():
         return papermill.inspect_notebook(str(notebook))
+
+
+def _notebooks_like(notebook: Path) -> str:
+    known = sorted((*Path().glob("*.ipynb"), *Path().glob("notebooks/*.ipynb")))
+    same = [str(path) for path in known if path.name == notebook.name]
+    close = same or difflib.get_close_matches(str(notebook), map(str, known), n=1)
+    return f"did you mean {close[0]}?" if close else "name an .ipynb file, e.g. train_and_deploy.ipynb"
 
 
 def typed_parameters(notebook: Path, values: Mapping[str, str]) -> dict[str, Any]:

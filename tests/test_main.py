@@ -37,6 +37,8 @@ def test_runs_are_listed_and_swept(rehearsal, tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert out.startswith("Rehearsal on this machine")
     assert f"deleted  bucket {run.name('data')}" in out
+    assert main([*home, "runs"]) == 0
+    assert f"{run.run_id}  completed" in capsys.readouterr().out
 
 
 def test_what_is_left_shows_in_the_exit_code(rehearsal, tmp_path, capsys, monkeypatch) -> None:

@@ -66,6 +66,13 @@ def test_a_missing_notebook_is_named(tmp_path) -> None:
         notebook.declared_parameters(tmp_path / "nowhere.ipynb")
 
 
+@pytest.mark.parametrize("typo", ["notebooks/01_trainig.ipynb", "01_training.ipynb"])
+def test_a_notebook_that_is_nearly_there_is_suggested(typo, monkeypatch) -> None:
+    monkeypatch.chdir(Path(notebook.__file__).parents[1])
+    with pytest.raises(ConfigurationError, match=r"did you mean notebooks/01_training\.ipynb\?"):
+        notebook.declared_parameters(Path(typo))
+
+
 def test_a_completed_run_leaves_notebook_report_and_summary(make_notebook, tmp_path, rehearsal) -> None:
     book = make_notebook("print('answer', epochs * 6)")
     outcome = notebook.execute(book, {"epochs": "7"}, home=tmp_path / "runs")
@@ -127,7 +134,8 @@ def test_a_run_that_is_interrupted_twice_is_swept(make_notebook, tmp_path, rehea
         "from opslib.__main__ import main; sys.exit(main())"
     )
     arguments = ["--home", str(home), "run", str(tmp_path / "book.ipynb")]
-    with subprocess.Popen([sys.executable, "-c", program, *arguments], stdout=subprocess.PIPE, text=True) as running:
+    command = [sys.executable, "-c", program, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
         wait_until(up.exists)
         running.send_signal(number)
         (run_id,) = (directory.name for directory in home.iterdir())
@@ -135,6 +143,7 @@ def test_a_run_that_is_interrupted_twice_is_swept(make_notebook, tmp_path, rehea
         running.send_signal(number)  # people press Ctrl-C again: the sweep goes on
         assert running.wait(60) == 130
         assert running.stdout.read().startswith("failed   the run was interrupted")
+        assert "Traceback" not in running.stderr.read()
     (summary,) = [json.loads(path.read_text()) for path in home.glob("*/summary.json")]
     assert (summary["status"], summary["leftovers"]) == ("failed", [])
 

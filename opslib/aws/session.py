@@ -120,7 +120,9 @@ def region() -> str:
     name = _current()[0].region_name
     if not name:
         raise ConfigurationError(
-            "no AWS region is set", hint="export AWS_DEFAULT_REGION=us-east-1, or run `aws configure`"
+            "no AWS region is set",
+            hint="export AWS_DEFAULT_REGION=us-east-1, or run `aws configure`; or rehearse: "
+            'eval "$(python -m opslib.rehearsal start)"',
         )
     return name
 

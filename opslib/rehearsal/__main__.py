@@ -44,7 +44,7 @@ def start_command(options: argparse.Namespace) -> int:
     _say(f"rehearsal at {state.endpoint_url} (process {state.pid})")
     _say('  end it:  eval "$(python -m opslib.rehearsal stop)"')
     if own := sorted(name for name in os.environ if name.startswith("AWS_") and name not in state.variables):
-        _say(f"  this shell's own {', '.join(own)} give way to it: open another shell to speak to AWS again")
+        _say(f"  it takes the place of this shell's own {', '.join(own)}: open another shell to speak to AWS again")
     return 0
 
 

@@ -18,6 +18,7 @@ __all__ = ["SAMPLE", "SPLITS", "Photo", "Photos", "open_photos", "prepare_photos
 SAMPLE = "sample"
 """The source that needs no download: the drawn sample set."""
 
+_SOURCES = f"name a folder, a zip or tar, an https:// or s3:// address, or {SAMPLE!r} to draw a set"
 _LAYOUT_HINT = "expected FOLDER/CLASS/photo.jpg, or FOLDER/{train,valid,test}/CLASS/photo.jpg"
 
 
@@ -111,7 +112,7 @@ def prepare_photos(
         return open_photos(_extracted(path, directory), seed=seed)
     if path.is_dir() and text:
         return open_photos(path, seed=seed)
-    raise PhotosError(f"there is no folder or file {text!r}", hint=f"write {SAMPLE!r} for the drawn sample set")
+    raise PhotosError(f"there is no folder or file {text!r}", hint=_SOURCES)
 
 
 def open_photos(folder: str | Path, *, seed: int = 0, fill: bool = True) -> Photos:
