@@ -75,6 +75,8 @@ def test_actions_that_nobody_would_perform_are_refused(put):
         put(AlarmActions=["arn:aws:lambda:us-east-1:000000000000:function:page-me"])
     with pytest.raises(ClientError, match=r"ValidationError.*Invalid arn syntax: arn:aws:sns"):
         put(OKActions=["arn:aws:sns"])
+    with pytest.raises(ClientError, match=r"ValidationError.*Invalid region nowhere"):
+        put(OKActions=["arn:aws:sns:nowhere:000000000000:topic"])
     with pytest.raises(ClientError, match=r"ValidationError.*TreatMissingData"):
         put(TreatMissingData="whatever")
 

@@ -31,7 +31,7 @@ from tests.rehearsal.test_functions import functions, invoke, make_function  # n
     ids=["time-out", "memory", "exit 3", "exit 255", "exit 0", "response"],
 )  # fmt: skip
 def test_an_environment_that_cannot_go_on_is_replaced(functions, make_function, event, error_type, words, status):  # noqa: F811
-    name = make_function(Timeout=10 if "allocate_mb" in event else 1)
+    name = make_function(Timeout=1 if "sleep" in event else 10)
     pid = invoke(functions, name)["Payload"]["pid"]
     reply = invoke(functions, name, event, LogType="Tail")
     assert reply["FunctionError"] == "Unhandled"
@@ -56,10 +56,12 @@ held = b"x" * (60 * 2**20)
 def handler(event, context):
     if "peak_mb" in event:
         return len(b"x" * (event["peak_mb"] * 2**20))
-    children = [os.fork() for _ in range(4)]
-    if 0 in children:
-        time.sleep(0.5)
-        os._exit(0)
+    children = []
+    for _ in range(8):
+        children.append(os.fork())
+        if children[-1] == 0:
+            time.sleep(0.5)
+            os._exit(0)
     for child in children:
         os.waitpid(child, 0)
     return "together"
@@ -71,7 +73,7 @@ def test_memory_is_measured_at_its_peak_and_what_processes_share_once(functions,
     assert invoke(functions, name)["Payload"] == "together"
     reply = invoke(functions, name, {"peak_mb": 50}, LogType="Tail")
     used = int(re.search(r"Max Memory Used: (\d+) MB", base64.b64decode(reply["LogResult"]).decode())[1])
-    assert 110 < used <= 160
+    assert 110 < used < 160
     error = invoke(functions, name, {"peak_mb": 120})["Payload"]
     assert error["errorMessage"].endswith("signal: killed")
 
@@ -124,8 +126,8 @@ def handler(event, context):
 
 
 @pytest.mark.parametrize(
-    ("does", "status"),
-    [("raise RuntimeError('x')", "error\tError Type: RuntimeError"), ("time.sleep(60)", "timeout")],
+    ("does", "status", "seconds"),
+    [("raise RuntimeError('x')", "error\tError Type: RuntimeError", 10.0), ("time.sleep(60)", "timeout", 0.2)],
     ids=["fails", "takes too long"],
 )
 def test_an_initialisation_that_does_not_succeed_is_begun_anew(
@@ -135,11 +137,18 @@ def test_an_initialisation_that_does_not_succeed_is_begun_anew(
     tmp_path,
     does,
     status,
+    seconds,
 ):
-    monkeypatch.setattr(environment, "INIT_SECONDS", 1.0)
-    name = make_function(
-        TWICE.replace("DO", does), Timeout=20, Environment={"Variables": {"BEGUN": str(tmp_path / "begun")}}
-    )
+    begun, started = tmp_path / "begun", environment.start_process
+
+    def start_and_begin(*args, **kwargs):
+        process = started(*args, **kwargs)
+        until(begun.exists)  # on a busy machine Python itself may take longer to start than the initialisation may
+        return process
+
+    monkeypatch.setattr(environment, "start_process", start_and_begin)
+    monkeypatch.setattr(environment, "INIT_SECONDS", seconds)
+    name = make_function(TWICE.replace("DO", does), Timeout=20, Environment={"Variables": {"BEGUN": str(begun)}})
     reply = invoke(functions, name, LogType="Tail")
     assert reply["Payload"] == "the second time"
     tail = base64.b64decode(reply["LogResult"]).decode()
@@ -156,3 +165,29 @@ def test_what_is_provisioned_may_take_its_time_to_initialise(functions, make_fun
     until(lambda: functions.get_provisioned_concurrency_config(**named)["Status"] != "IN_PROGRESS")
     assert functions.get_provisioned_concurrency_config(**named)["Status"] == "READY"
     functions.delete_provisioned_concurrency_config(**named)
+
+
+def test_who_prints_without_end_is_stopped_in_time(functions, make_function):  # noqa: F811
+    name = make_function("def handler(event, context):\n    while True:\n        print(1)", Timeout=2)
+    started = time.monotonic()
+    reply = invoke(functions, name, LogType="Tail")
+    assert reply["Payload"]["errorType"] == "Sandbox.Timedout"
+    assert time.monotonic() - started < 2 * 2 + 10
+    assert re.search(r"bytes .*dropped|dropped .*bytes", base64.b64decode(reply["LogResult"]).decode())
+
+
+ASKS_ITSELF = """
+import http.client, os, threading, time
+def ask():
+    connection = http.client.HTTPConnection(os.environ["AWS_LAMBDA_RUNTIME_API"])
+    connection.request("GET", "/2018-06-01/runtime/invocation/next")
+    connection.getresponse()
+def handler(event, context):
+    threading.Thread(target=ask, daemon=True).start()
+    time.sleep(0.3)
+    return "not frozen"
+"""
+
+
+def test_a_request_under_way_is_not_frozen_by_who_asks_for_the_next(functions, make_function):  # noqa: F811
+    assert invoke(functions, make_function(ASKS_ITSELF, Timeout=5))["Payload"] == "not frozen"

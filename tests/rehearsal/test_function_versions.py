@@ -68,6 +68,20 @@ def test_only_what_the_caller_saw_is_changed_and_published(functions, make_funct
         functions.update_alias(FunctionName=name, Name="live", Description="e", RevisionId=made["RevisionId"])
 
 
+def test_a_policy_is_changed_by_those_who_saw_it(functions, make_function):  # noqa: F811
+    name = make_function(NUMBER.format(0))
+    entry = {"FunctionName": name, "Action": "lambda:InvokeFunction", "Principal": "s3.amazonaws.com"}
+    functions.add_permission(**entry, StatementId="first")
+    seen = functions.get_policy(FunctionName=name)["RevisionId"]
+    functions.add_permission(**entry, StatementId="second", RevisionId=seen)
+    with pytest.raises(functions.exceptions.PreconditionFailedException):
+        functions.add_permission(**entry, StatementId="third", RevisionId=seen)
+    with pytest.raises(functions.exceptions.PreconditionFailedException):
+        functions.remove_permission(FunctionName=name, StatementId="first", RevisionId=seen)
+    now = functions.get_policy(FunctionName=name)["RevisionId"]
+    functions.remove_permission(FunctionName=name, StatementId="first", RevisionId=now)
+
+
 def test_what_an_alias_leads_to_is_not_deleted(functions, make_function):  # noqa: F811
     name = make_function(NUMBER.format(0))
     functions.publish_version(FunctionName=name)

@@ -32,7 +32,7 @@ INIT_SECONDS = 10.0
 LEAST_PROVISIONED_INIT_SECONDS = 130.0
 """Longest initialisation of what is kept ready, unless the function's own time-out is longer."""
 
-SETTLE_SECONDS = 0.25
+SETTLE_SECONDS = 1.0
 """How long a process may take to be frozen, or to be gone after it was killed."""
 
 TICK_SECONDS = 0.05
@@ -43,6 +43,9 @@ TAIL_BYTES = 4096
 
 MAX_OUTPUT_BYTES = 8 * 2**20
 """How much of what an invocation prints is kept; a flood would fill the rehearsal's memory."""
+
+_EVENT_BYTES = 256
+"""What a line costs beside its text: a flood of short ones would, too."""
 
 _TO_FILE = 'log=$0; exec "$@" >>"$log" 2>&1'
 """Output goes to a file, not a pipe: what a handler printed before it answered is there when its answer is."""
@@ -99,6 +102,7 @@ class FunctionEnvironment:
         self._reader = self._output.open("rb")  # stays readable, whatever the function does to its files
         self._api = self._new_api()
         self._process: Process | None = None
+        self._is_known = threading.Event()
         self._read_bytes = 0
         self._kept_bytes = self._dropped_bytes = 0
         self._peak_bytes = 0
@@ -161,6 +165,7 @@ class FunctionEnvironment:
         """Kill the process and everything that it started, and remove the environment's files."""
         with self._closing:
             self.usable = False
+            self._is_known.set()
             if self._process:
                 self._process.kill()
                 self._process.wait()
@@ -170,12 +175,14 @@ class FunctionEnvironment:
                 shutil.rmtree(self._directory, ignore_errors=True)
 
     def _signal(self, number: int) -> None:
-        """Freeze or thaw the process and what it started: between invocations nothing of a function runs."""
-        process = self._process
-        if process is None:  # it was quicker than the news of its start: it is left to run until its first invocation
-            return
-        with suppress(ProcessLookupError, PermissionError):  # it has ended
-            os.killpg(process.pid, number)
+        """Freeze or thaw the process and what it started: between invocations nothing of a function runs.
+
+        Only what it started in a session of its own goes on.
+        """
+        self._is_known.wait()  # it may be quicker than the news of its start
+        if self._process:
+            with suppress(ProcessLookupError, PermissionError):  # it has ended
+                os.killpg(self._process.pid, number)
 
     def _initialise_ahead(self, request_id: str) -> bool:
         """Initialise before the first event; False when it fails or takes too long: it is begun anew with the event."""
@@ -184,13 +191,16 @@ class FunctionEnvironment:
             if self._initialise(request_id, INIT_SECONDS):
                 return True
         except Failed as failure:
+            if not self.usable:
+                raise
             status, error_type = "error", failure.error_type
         self._process.kill()
         self._process.wait()
         self._read_output(whole=True)
         self._say(*self.function.log_format.init(1000 * (time.monotonic() - started), status, error_type))
         self._api.close()
-        self._process, self._api = None, self._new_api()
+        self._is_known.clear()
+        self._process, self._api, self._peak_bytes = None, self._new_api(), 0
         return False
 
     def _new_api(self) -> RuntimeApi:
@@ -198,6 +208,8 @@ class FunctionEnvironment:
 
     def _initialise(self, request_id: str, seconds: float) -> bool:
         """Start the process and wait until it asks for an event; False when the time is over."""
+        if not self.usable:  # it was closed meanwhile
+            raise exited(request_id, 128 + signal.SIGKILL)
         temporary = self._directory / "tmp"
         temporary.mkdir(exist_ok=True)
         self._process = start_process(
@@ -220,9 +232,10 @@ class FunctionEnvironment:
             },
             cwd=self.function.task_root,
         )
+        self._is_known.set()
         ready = self._wait_for_message(request_id, time.monotonic() + seconds) is not None
-        self._measure(with_children=False)
         self._read_output()
+        self._require_small(request_id)
         return ready
 
     def _invocation(self, request_id: str, payload: bytes, client_context: str) -> Invocation:
@@ -237,9 +250,7 @@ class FunctionEnvironment:
         message = self._wait_for_message(invocation.request_id, deadline)
         if message is None:
             raise timed_out(invocation.request_id, self.function.timeout_seconds)
-        self._measure(with_children=False)
-        if self._kill_if_too_large():  # between two looks it had more for a moment
-            raise exited(invocation.request_id, 128 + signal.SIGKILL)
+        self._require_small(invocation.request_id)
         if message.kind == "too_large":
             raise too_large()
         return message.payload, "Unhandled" if message.kind == "error" else ""
@@ -284,6 +295,12 @@ class FunctionEnvironment:
             self._process.wait()
         return is_too_large
 
+    def _require_small(self, request_id: str) -> None:
+        """Notice that between two looks the process held more for a moment than it may."""
+        self._measure(with_children=False)
+        if self._kill_if_too_large():
+            raise exited(request_id, 128 + signal.SIGKILL)
+
     def _give_up(self, request_id: str, failure: Failed) -> None:
         if not self._started:
             self._start(request_id)
@@ -307,18 +324,27 @@ class FunctionEnvironment:
         self._say(*self.function.log_format.end(report))
 
     def _read_output(self, *, whole: bool = False) -> None:
-        """Move what the process wrote since the last look to the log; `whole`: also a last line without its end."""
-        while new := self._read_ahead():
+        """Move what the process has written by now to the log; `whole`: also a last line without its end."""
+        written = self._written_bytes()
+        while self._read_bytes < written and (new := self._read_ahead()):
             unended = len(new) if whole or len(new) == MAX_LINE_BYTES else 0  # what no event can hold is cut
             complete = new.rfind(b"\n") + 1 or unended
             if not complete:
                 return
             self._read_bytes += complete
-            if self._kept_bytes + complete > MAX_OUTPUT_BYTES:
+            weight = complete + _EVENT_BYTES * new.count(b"\n", 0, complete)
+            if self._kept_bytes + weight > MAX_OUTPUT_BYTES:
                 self._dropped_bytes += complete
             else:
-                self._kept_bytes += complete
+                self._kept_bytes += weight
                 self._say_output(new[:complete])
+
+    def _written_bytes(self) -> int:
+        """Return how much has been written; who writes without end must not keep us from looking at the time."""
+        try:
+            return os.fstat(self._reader.fileno()).st_size
+        except ValueError:  # the environment was closed meanwhile
+            return 0
 
     def _read_ahead(self) -> bytes:
         try:

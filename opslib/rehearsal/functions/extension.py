@@ -232,8 +232,8 @@ class FunctionsExtension:
             old = self._pools.get(_key(function))
             self._pools[_key(function)] = pool
         if (function.state, function.last_update_status) != ("Active", "Successful"):
+            renew_revision(function)  # first: who waits for the state changes what it then sees
             function.state, function.last_update_status = "Active", "Successful"
-            renew_revision(function)
         if old:
             old.retire()
         self._runtime()  # the first invocation may wait for it, but needs not begin it

@@ -73,17 +73,25 @@ class FunctionPool:
             environment.close()
 
     def _take(self) -> FunctionEnvironment:
-        oldest, dropped = time.monotonic() - IDLE_SECONDS, []
+        self._drop_expired()
+        while True:
+            with self._lock:
+                environment = self._idle.pop() if self._idle else self._build("on-demand")
+                self._busy.add(environment)
+            if not environment.has_exited:
+                return environment
+            with self._lock:
+                self._busy.discard(environment)
+            environment.close()
+
+    def _drop_expired(self) -> None:
+        """Close what has been idle for long, before another one asks for memory."""
+        oldest = time.monotonic() - IDLE_SECONDS
         with self._lock:
-            while self._idle and self._idle[0].last_used < oldest:
-                dropped.append(self._idle.pop(0))
-            while self._idle and self._idle[-1].has_exited:
-                dropped.append(self._idle.pop())
-            environment = self._idle.pop() if self._idle else self._build("on-demand")
-            self._busy.add(environment)
-        for one in dropped:
+            expired = [one for one in self._idle if one.last_used < oldest]
+            self._idle = [one for one in self._idle if one.last_used >= oldest]
+        for one in expired:
             one.close()
-        return environment
 
     def _build(self, kind: str) -> FunctionEnvironment:
         memory = psutil.virtual_memory()

@@ -25,6 +25,7 @@ class ProvisionedEnvironments:
         self._build = build
         self._idle: list[FunctionEnvironment] = []
         self._busy: set[FunctionEnvironment] = set()
+        self._starting: FunctionEnvironment | None = None
         self._closed = self._filling = False
         self._lock = threading.Lock()
 
@@ -59,23 +60,21 @@ class ProvisionedEnvironments:
 
     def take(self) -> FunctionEnvironment | None:
         """Take an idle environment, to be given back; None when all are busy or not ready yet."""
-        with self._lock:
-            ended = [one for one in self._idle if one.has_exited]
-            self._idle = [one for one in self._idle if one not in ended]
-            taken = self._idle.pop() if self._idle else None
-            if taken:
+        while True:
+            with self._lock:
+                taken = self._idle.pop() if self._idle else None
+                if taken is None:
+                    return None
                 self._busy.add(taken)
-        for one in ended:
-            one.close()
-        if ended:
-            self._fill_soon()
-        return taken
+            if not taken.has_exited:
+                return taken
+            self.give_back(taken, ended=True)
 
-    def give_back(self, environment: FunctionEnvironment) -> None:
-        """Take an environment back; another one replaces it when it cannot go on."""
+    def give_back(self, environment: FunctionEnvironment, *, ended: bool = False) -> None:
+        """Take an environment back; another one replaces it when it cannot go on, or has `ended`."""
         with self._lock:
             self._busy.discard(environment)
-            keep = environment.usable and not self._closed and self.available < self.requested
+            keep = not ended and environment.usable and not self._closed and self.available < self.requested
             if keep:
                 self._idle.append(environment)
         if not keep:
@@ -83,10 +82,10 @@ class ProvisionedEnvironments:
             self._fill_soon()
 
     def close(self) -> None:
-        """End the idle environments now, and each busy one after its invocation."""
+        """End the idle environments now, one that is being initialised too, and each busy one after its invocation."""
         with self._lock:
             self._closed = True
-            environments, self._idle = self._idle, []
+            environments, self._idle = [*self._idle, *filter(None, [self._starting])], []
         for environment in environments:
             environment.close()
 
@@ -115,8 +114,11 @@ class ProvisionedEnvironments:
     def _add_one(self) -> str:
         """Start another environment; return why it cannot be initialised, or nothing."""
         environment = self._build()
-        reason = environment.prepare()
         with self._lock:
+            self._starting = None if self._closed else environment
+        reason = environment.prepare() if self._starting else "It is not wanted any more"
+        with self._lock:
+            self._starting = None
             keep = not reason and not self._closed
             if keep:
                 self._idle.append(environment)

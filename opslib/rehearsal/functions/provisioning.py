@@ -80,9 +80,10 @@ class Provisioning:
         """Return a page of what a function has provisioned."""
         function = find_function(call.region, call.params["FunctionName"])
         name = function.function_name
-        found = sorted(one for one in list(self._configured) if (one.region, one.name) == (call.region, name))
+        own = [pair for pair in list(self._configured.items()) if (pair[0].region, pair[0].name) == (call.region, name)]
         arn = call.arn(f"function:{name}")
-        shown = [{"FunctionArn": f"{arn}:{one.qualifier}", **self._configured[one].describe()} for one in found]
+        own.sort(key=lambda pair: pair[0])
+        shown = [{"FunctionArn": f"{arn}:{target.qualifier}", **one.describe()} for target, one in own]
         return page(call, "ProvisionedConcurrencyConfigs", shown)
 
     def delete(self, call: Call) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from moto.awslambda.models import LambdaFunction
 
 from opslib.rehearsal.calls import Call, Operation, ServiceError
 from opslib.rehearsal.functions.metrics import Target
+from opslib.rehearsal.functions.revisions import require_revision_id
 
 _CONDITIONS = {
     "SourceArn": ("ArnLike", "AWS:SourceArn"),
@@ -45,6 +46,7 @@ class ResourcePolicy:
         if target.qualifier == "$LATEST":
             reason = "We currently do not support adding policies for $LATEST."
             raise ServiceError("InvalidParameterValueException", reason)
+        require_revision_id(call, _revision(function, target))
         if any(one["Sid"] == sid for one in _statements(function, target)):
             reason = f"The statement id ({sid}) provided already exists. Please provide a new statement id, or remove "
             raise ServiceError("ResourceConflictException", f"{reason}the existing statement.", status=409)
@@ -63,17 +65,19 @@ class ResourcePolicy:
     def get(self, call: Call) -> dict[str, Any]:
         """Return the policy of a function, a version or an alias."""
         function = self._find(call)
-        statements = _statements(function, Target.of(call, function))
-        if not statements:
+        target = Target.of(call, function)
+        if not (statements := _statements(function, target)):
             raise _missing("The resource you requested does not exist.")
-        return {"Policy": _document(statements), "RevisionId": str(uuid.uuid5(uuid.NAMESPACE_URL, str(statements)))}
+        return {"Policy": _document(statements), "RevisionId": _revision(function, target)}
 
     def remove(self, call: Call) -> dict[str, Any]:
         """Take a statement out of a policy."""
         function, sid = self._find(call), call.params["StatementId"]
-        found = [one for one in _statements(function, Target.of(call, function)) if one["Sid"] == sid]
+        target = Target.of(call, function)
+        found = [one for one in _statements(function, target) if one["Sid"] == sid]
         if not found:
             raise _missing(f"Statement {sid} is not found in resource policy.")
+        require_revision_id(call, _revision(function, target))
         function.policy.statements.remove(found[0])
         return {}
 
@@ -90,6 +94,10 @@ def _document(statements: list[dict[str, Any]]) -> str:
 
 def _statements(function: LambdaFunction, target: Target) -> list[dict[str, Any]]:
     return [one for one in function.policy.statements if one["Resource"] == target.without_latest.resource_arn]
+
+
+def _revision(function: LambdaFunction, target: Target) -> str:
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, str(_statements(function, target))))
 
 
 def _missing(reason: str) -> ServiceError:

@@ -20,7 +20,16 @@ def require_revision(call: Call, record: Any) -> None:
     Raises:
         ServiceError: PreconditionFailedException.
     """
-    if call.params.get("RevisionId", record.revision_id) != record.revision_id:
+    require_revision_id(call, record.revision_id)
+
+
+def require_revision_id(call: Call, present: str) -> None:
+    """Refuse a call that names another revision than this one.
+
+    Raises:
+        ServiceError: PreconditionFailedException.
+    """
+    if call.params.get("RevisionId", present) != present:
         reason = (
             "The Revision Id provided does not match the latest Revision Id. "
             "Call the GetFunction/GetAlias API to retrieve the latest Revision Id"

@@ -75,9 +75,12 @@ class RuntimeApi:
         try:
             return self.invocations.get_nowait()
         except queue.Empty:
-            self._freeze()
+            if not self._expected:  # what runs beside the runtime may ask, too, while a request is under way
+                self._freeze()
         invocation = self.invocations.get()
         self._thaw()
+        if invocation is None:
+            self.invocations.put(None)  # for whoever else waits
         return invocation
 
     def take(self, message: Message) -> bool:

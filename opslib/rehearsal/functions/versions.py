@@ -4,6 +4,7 @@ moto keeps the records. Source: docs.aws.amazon.com/lambda/latest/dg/configurati
 """
 
 import copy
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,8 @@ from opslib.rehearsal.functions.settings import configuration
 
 _PASSING = ("FunctionArn", "Version", "LastModified", "RevisionId", "State", "LastUpdateStatus")
 """What may differ without there being anything new to publish."""
+_publishing = threading.Lock()
+"""Two at once must not both find that there is something new."""
 
 
 class Versions:
@@ -50,6 +53,11 @@ def publish_version(function: LambdaFunction, description: str = "") -> LambdaFu
 
     Numbers are not used again when versions are deleted.
     """
+    with _publishing:
+        return _published(function, description)
+
+
+def _published(function: LambdaFunction, description: str) -> LambdaFunction:
     storage = lambda_backends[ACCOUNT_ID][function.region]._lambdas
     versions, wanted = storage._functions[function.function_name]["versions"], _what_runs(function)
     if versions and versions[-1].published_from == wanted:

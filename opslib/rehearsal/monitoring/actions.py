@@ -34,6 +34,8 @@ def check_actions(params: Mapping[str, Any]) -> None:
         if action.count(":") < 5:
             raise ServiceError("ValidationError", f"Invalid arn syntax: {action}")
         service = action.split(":")[2]
+        if service == "sns" and action.split(":")[3] not in sns_backends[ACCOUNT_ID]:
+            raise ServiceError("ValidationError", f"Invalid region {action.split(':')[3]} in {action}")
         if service not in _PERFORMED:
             raise ServiceError("NotImplemented", f"alarm actions of {service} cannot be rehearsed", status=501)
 

@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from opslib.rehearsal.calls import ServiceError
 from opslib.rehearsal.clock import Clock
@@ -108,15 +109,16 @@ class AlarmWatch:
     def _tell(self, alarm: Alarm, before: str, now: datetime) -> None:
         if not alarm.params.get("ActionsEnabled", True):
             return
+        told = [partial(listener, alarm.region, alarm.name, alarm.state, now) for listener in list(self.listeners)]
         if alarm.state != before:
-            perform_actions(alarm, before, now)
-        for listener in list(self.listeners):
+            told.append(partial(perform_actions, alarm, before, now))
+        for tell in told:
             try:
-                listener(alarm.region, alarm.name, alarm.state, now)
+                tell()
             except ServiceError as error:  # of one listener: the others are still told
                 logger.warning("alarm %s: %s", alarm.name, error)
             except Exception:
-                logger.exception("alarm %s: a listener failed", alarm.name)
+                logger.exception("alarm %s: somebody could not be told", alarm.name)
 
 
 def _has_period_ended(alarm: Alarm, before: float, now: float) -> bool:
