@@ -30,6 +30,8 @@ MOST_BODY_BYTES = 26 << 20
 """More are not read; inference.py refuses a photo of more than 25 MiB."""
 MOST_BYTES_HELD = 1 << 30
 """Of all bodies, those that are still being read among them."""
+LONGEST_BODY_SECONDS = 60
+"""SageMaker gives an invocation no more in all; without it in front, who sends slowly holds memory for so long."""
 CLIENT_LEFT = 499
 """nginx's status for it; nobody gets it, but it stands in the log."""
 FIRST_GUESS_SECONDS = 0.1
@@ -65,7 +67,8 @@ class Classifier:
         """Answer one request with the status, the body and the type of what inference.py says."""
         body = bytearray()
         try:
-            await self._read(request, body)
+            async with asyncio.timeout(LONGEST_BODY_SECONDS):
+                await self._read(request, body)
             if self._is_full():
                 return Response("too many requests wait", 503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
             kind, accept = request.headers.get("content-type", ""), request.headers.get("accept", "*/*")
@@ -74,6 +77,8 @@ class Classifier:
                 return await asyncio.get_running_loop().run_in_executor(self._pool, self._answer, body, kind, accept)
             finally:
                 self._under_way -= 1
+        except TimeoutError:
+            return Response("the body did not come in time", 408)
         except ClientDisconnect:
             return Response(status_code=CLIENT_LEFT)
         finally:

@@ -31,16 +31,20 @@ def read_csv(path: Path | str) -> Points:
     except UnicodeDecodeError as error:
         raise ConfigurationError(f"{path} is no text in UTF-8: {error}", hint="export it as CSV UTF-8") from error
     delimiter = next((one for one in ";\t" if lines and one in lines[0]), ",")
-    points, first = [], True
-    for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1):
-        if not any(cell.strip() for cell in row):
-            continue
+    try:
+        table = enumerate(csv.reader(lines, delimiter=delimiter), start=1)
+        rows = [(number, row) for number, row in table if "".join(row).strip()]
+    except csv.Error as error:
+        raise ConfigurationError(f"{path} is no table: {error}", hint=hint) from error
+    points = []
+    for number, row in rows:
         try:
+            if "".join(row[len(rows[0][1]) :]).strip():
+                raise ValueError("more columns than the first line has; of decimal commas, divide by semicolons")
             points.append((_seconds(row[0]), _rate(row, delimiter)))
         except ValueError as error:
-            if not first or _is_time(row[0]):  # otherwise it is the header
+            if number > rows[0][0] or _is_time(row[0]):  # otherwise it is the header
                 raise ConfigurationError(f"{path} is no traffic, line {number}: {error}", hint=hint) from error
-        first = False
     if len(points) < 2:
         raise ConfigurationError(f"{path} is no traffic: it has {len(points)} row(s)", hint=hint)
     return _in_order(points, str(path))

@@ -153,7 +153,7 @@ def test_clients_that_send_slowly_keep_nobody_waiting(serve):
         await asyncio.sleep(0)  # they begin
         quick = (await classifier(request_of([PHOTO]))).status_code
         goes_on.set()
-        return [quick, *{response.status_code for response in await asyncio.gather(*slow[:10])}]
+        return [quick, *{response.status_code for response in await asyncio.gather(*slow[:2])}]
 
     assert asyncio.run(ask()) == [200, 200]
 

@@ -4,6 +4,7 @@ import io
 import json
 import math
 from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 
 import pytest
 import torch
@@ -145,12 +146,24 @@ def test_functions_take_what_the_toolkit_passes():
     assert {name: getattr(inference, name).__code__.co_argcount for name in counts} == counts
 
 
-def test_large_photos_are_decoded_one_after_the_other_and_small_ones_pass_them(model):
+def test_large_photos_are_decoded_one_after_the_other_and_small_ones_pass_them(model, monkeypatch):
     file = io.BytesIO()
     Image.new("L", (4000, 3001)).save(file, "PNG", compress_level=1)
+    begins, goes_on = Event(), Event()
+
+    class Turn:
+        def __enter__(self):
+            begins.set()
+            assert goes_on.wait(30)
+
+        def __exit__(self, *_):
+            pass
+
+    monkeypatch.setattr(inference, "_LARGE_PHOTO", Turn())
     with ThreadPoolExecutor(1) as pool:
-        with inference._LARGE_PHOTO:
-            waiting = pool.submit(answer, model, file.getvalue(), "image/png")
-            assert answer(model, good_photo())[0] == 200
-            assert not waiting.done()
+        waiting = pool.submit(answer, model, file.getvalue(), "image/png")
+        assert begins.wait(30)
+        assert answer(model, good_photo())[0] == 200
+        assert not waiting.done()
+        goes_on.set()
         assert waiting.result()[0] == 200

@@ -55,6 +55,7 @@ def test_times_with_zones_without_and_in_milliseconds(tmp_path) -> None:
         ("time,rate\n0,1\n60,nan\n", "nan at 60"),
         ("time,rate\nnan,1\n60,2\n", "at nan"),
         ("time,rate\n0,1\n0,2\n", "the time 0 occurs twice"),
+        ("time,rate\n0,1,5\n60,2,5\n", "line 2: more columns than the first"),
     ],
 )
 def test_what_is_no_traffic_is_told_with_its_place(tmp_path, text, told) -> None:

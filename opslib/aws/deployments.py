@@ -24,7 +24,7 @@ _MOVING = {"Updating", "SystemUpdating", "RollingBack"}
 _KEPT_OF_MODELS = ("VpcConfig", "EnableNetworkIsolation")
 _KEPT_OF_CONFIGS = (
     "DataCaptureConfig", "AsyncInferenceConfig", "ShadowProductionVariants", "ExplainerConfig", "KmsKeyId",
-    "ExecutionRoleArn", "VpcConfig", "EnableNetworkIsolation", "MetricsConfig",
+    "ExecutionRoleArn", "VpcConfig", "EnableNetworkIsolation", "MetricsConfig", "CrossRegionTrafficConfig",
 )  # fmt: skip
 """What an endpoint configuration says beside its variants and its name."""
 _STEPS = {"canary": "CANARY", "linear": "LINEAR", "all_at_once": "ALL_AT_ONCE"}
@@ -115,15 +115,17 @@ def _create_config(run: Run, endpoint_name: str, name: str, model_uri: str, undo
     config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
     variant = _only_variant(endpoint_name, config)
     model = sagemaker.describe_model(ModelName=variant["ModelName"])
-    served = {key: value for key, value in model["PrimaryContainer"].items() if key in {"Image", "Environment"}}
-    container = {**served, "ModelDataUrl": model_uri}
+    served = model.get("PrimaryContainer") or model["Containers"][0]
+    container = {key: value for key, value in served.items() if key not in {"ModelDataUrl", "ModelDataSource"}}
+    container |= {"ModelDataUrl": model_uri}
     run.record("model", name)
     kept = {key: model[key] for key in ("ExecutionRoleArn", *_KEPT_OF_MODELS) if key in model}
     sagemaker.create_model(ModelName=name, PrimaryContainer=container, Tags=run.tags, **kept)
     undo.callback(delete_model, name)
     changed = {"ModelName": name}
     if "InitialInstanceCount" in variant:  # scaling may have changed it since the endpoint was made
-        changed["InitialInstanceCount"] = endpoint["ProductionVariants"][0]["DesiredInstanceCount"]
+        # An asynchronous endpoint may have none just now, but none begins with none.
+        changed["InitialInstanceCount"] = max(1, endpoint["ProductionVariants"][0]["DesiredInstanceCount"])
     run.record("endpoint-config", name)
     sagemaker.create_endpoint_config(
         EndpointConfigName=name,

@@ -166,10 +166,11 @@ def start_run(name: str = "", *, run_id: str = "", home: Path = Path("runs")) ->
 
 def _unused_run(home: Path) -> Run:
     """Take an id that no run under `home` has: two that start within a second may draw the same token."""
+    Path(home).mkdir(parents=True, exist_ok=True)
     while True:
         run = open_run(new_run_id(), home)
         with suppress(FileExistsError):
-            run.directory.mkdir(parents=True)
+            run.directory.mkdir()
             return run
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,14 +117,16 @@ def _sender(target: Target, due: Sequence[float]) -> Iterator[subprocess.Popen]:
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=dict(os.environ))
     try:
         order = {"target": target.as_json(), "due": list(due), "threads": _THREADS}
-        process.stdin.write(json.dumps(order) + "\n")
-        process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended: whoever waits for it to be ready says so
+            process.stdin.write(json.dumps(order) + "\n")
+            process.stdin.flush()
         yield process
     finally:
         process.kill()
         process.wait()
         for pipe in (process.stdin, process.stdout):
-            pipe.close()
+            with suppress(BrokenPipeError):
+                pipe.close()
 
 
 def _require_ready(process: subprocess.Popen) -> None:

@@ -18,6 +18,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 
 from opslib.aws.failures import error_code
 from opslib.aws.session import single_attempt_client
+from opslib.open_files import allow_open_files
 
 ANSWERED, THROTTLED = "answered", "throttled"
 """Outcomes; any other one is the name of an error."""
@@ -97,10 +98,17 @@ class Sender:
                     pause = origin + moment - time.monotonic()
                     if pause > 0:
                         time.sleep(pause)
-                    pool.submit(self._one, moment, origin)
+                    self._submit(pool, moment, origin)
         finally:
             over.set()
             reporter.join()
+
+    def _submit(self, pool: ThreadPoolExecutor, due: float, origin: float) -> None:
+        try:
+            pool.submit(self._one, due, origin)
+        except RuntimeError:  # the system gives no more threads: the request is in the queue of those that there are
+            if not pool._threads:
+                raise
 
     def _one(self, due: float, origin: float) -> None:
         started = time.monotonic() - origin
@@ -123,6 +131,7 @@ class Sender:
 
 def main() -> None:
     """Do what the line on standard input says; the first line of the output says that it is ready."""
+    allow_open_files()  # or what the system refuses to open here would count as the target's failure
     order = json.loads(sys.stdin.readline())
     send = build_send(order["target"], order["threads"])
     sys.stdout.write("[]\n")

@@ -22,6 +22,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from moto.s3.models import FakeBucket
 
 from opslib.errors import RehearsalError
+from opslib.open_files import allow_open_files
 from opslib.rehearsal.calls import Operation, Witness
 from opslib.rehearsal.clock import Clock
 from opslib.rehearsal.environment import restore_variables, set_variables, standard_variables
@@ -76,6 +77,7 @@ class Rehearsal:
 
     def serve(self) -> None:
         """Set the standard variables in this process and start answering, on a thread of its own."""
+        allow_open_files()  # a request to an endpoint has a connection on either side
         self._restore = set_variables({})  # moto makes boto3 sessions: a profile that does not exist would break them
         moto_api_backend.reset()  # moto's state lives in the process; a second rehearsal starts as empty as the first
         administrator = create_administrator()

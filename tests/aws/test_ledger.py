@@ -23,6 +23,12 @@ def test_runs_that_draw_the_same_id_are_kept_apart(tmp_path, monkeypatch) -> Non
     assert start_run(home=tmp_path).run_id == "20261122-190312-x7ra"
 
 
+def test_a_home_that_leads_nowhere_is_an_error(tmp_path) -> None:
+    (tmp_path / "runs").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(FileExistsError):
+        start_run(home=tmp_path / "runs")
+
+
 def test_a_run_is_written_down_and_listed(tmp_path) -> None:
     run = start_run("tour", home=tmp_path)
     assert json.loads((run.directory / "run.json").read_text())["name"] == "tour"

@@ -61,8 +61,10 @@ def test_the_load_of_instances_is_measured_every_minute(fleet):
         fleet.invoke(b"0.5", {"Content-Type": "text/plain", "Accept": "*/*"})
         return max(values("CPUUtilization"), default=0) > 20
 
-    until(is_busy)
-    assert 0 < max(values("MemoryUtilization")) < 100
-    assert 0 < max(values("DiskUtilization")) < 100
-    sampler.stop()
-    monitoring.stop()
+    try:
+        until(is_busy)
+        assert 0 < max(values("MemoryUtilization")) < 100
+        assert 0 < max(values("DiskUtilization")) < 100
+    finally:
+        sampler.stop()
+        monitoring.stop()

@@ -18,7 +18,8 @@ def input_fn(body, content_type):
     return bytes(body).decode()
 
 def predict_fn(name, model):
-    return {"dict": {"a": [1.5]}, "number": 5, "nothing": None, "bytes": b"raw", "array": numpy.zeros(2)}[name]
+    data = {"bytes": b"raw", "array": numpy.zeros(2), "three": (1, 2, 3)}
+    return data[name] if name in data else {"dict": {"a": [1.5]}, "number": 5, "nothing": None}[name]
 
 def output_fn(prediction, accept):
     return prediction
@@ -46,6 +47,8 @@ def test_what_is_neither_text_nor_bytes_becomes_json_as_torchserve_makes_it(depl
     assert invoke(name, "bytes", **asked)["Body"].read() == b"raw"
     with pytest.raises(ClientError, match=r"server error \(503\).*Unsupported model output data type"):
         invoke(name, "array", **asked)
+    with pytest.raises(ClientError, match=r"server error \(500\).*too many values to unpack"):
+        invoke(name, "three", **asked)
 
 
 def test_custom_attributes_reach_the_model_and_come_back_from_it(deploy, make_model):  # noqa: F811

@@ -59,7 +59,6 @@ def serving(tmp_path) -> Iterator[Serving]:
     variables = {**os.environ, "SM_MODEL_DIR": str(model)}
     server = Serving(listener.getsockname()[1], model)
     with listener, server.log.open("w") as log:
-        variables = {**os.environ, "SM_MODEL_DIR": str(model)}
         process = subprocess.Popen(command, pass_fds=[listener.fileno()], env=variables, stdout=log, stderr=log)
     try:
         until(lambda: server.ask(b"", "/ping") == 200)

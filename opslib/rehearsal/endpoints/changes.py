@@ -62,8 +62,9 @@ def added_instances(hosting: Hosting, changes: Iterable[Change]) -> Counter[str]
     """Return how many instances of each type the changes add."""
     added: Counter[str] = Counter()
     for change in changes:
-        variant = hosting.variants[change["VariantName"]]
-        added[variant.instance_type] += change.get("DesiredInstanceCount", variant.fleet.count) - variant.fleet.count
+        if "DesiredInstanceCount" in change:
+            variant = hosting.variants[change["VariantName"]]
+            added[variant.instance_type] += change["DesiredInstanceCount"] - variant.fleet.count
     return added
 
 

@@ -108,7 +108,7 @@ class EndpointsExtension:
         retained = _retained(endpoint, params) if params.get("RetainAllVariantProperties") else {}
         hosting = self._build_hosting(call, params["EndpointConfigName"], retained)
         with _closed_on_refusal(hosting):
-            check_successor(endpoint.route.current, hosting)
+            check_successor(_serving(endpoint), hosting)
             endpoint.update(hosting, self._plan_rollout(call, endpoint, hosting))
         if hosting.async_config:
             self._queues.watch(call.region, params["EndpointName"])
@@ -118,7 +118,7 @@ class EndpointsExtension:
         """Change the shares of the traffic and the numbers of instances."""
         endpoint, wanted = self._live(call), call.params["DesiredWeightsAndCapacities"]
         endpoint.refuse_unless_in_service()
-        hosting = endpoint.route.current
+        hosting = _serving(endpoint)
         check_changes(hosting, wanted, endpoint.record.arn)
         refuse_excess(self._running(call.region), added_instances(hosting, wanted))
         endpoint.resize(wanted)
@@ -205,9 +205,16 @@ def _closed_on_refusal(hosting: Hosting) -> Iterator[None]:
     """Remove what was prepared for a hosting when the call is refused after all."""
     try:
         yield
-    except ServiceError:
+    except BaseException:
         hosting.close()
         raise
+
+
+def _serving(endpoint: LiveEndpoint) -> Hosting:
+    """Return what serves an endpoint; refuse its change while it is being deleted."""
+    if endpoint.route.current is None:
+        raise in_progress(endpoint.record)
+    return endpoint.route.current
 
 
 def _fewest_instances(hosting: Hosting) -> int:

@@ -78,7 +78,7 @@ class Context:
 
     def set_response_header(self, _index: int, key: str, value: str) -> None:
         """Set a header of the answer."""
-        self.response_headers[key] = value
+        self.response_headers[key.lower()] = str(value)
 
 
 def _call(function: Callable, context: Context, *arguments: Any) -> Any:
@@ -153,11 +153,11 @@ class Handlers:
         """Answer one request; an exception becomes an error reply and a traceback in the log."""
         try:
             result = self._run(context, _as_handed_on(body, content_type), content_type, accept)
+            answer, answer_type = result if isinstance(result, tuple) else (result, accept)
         except Exception as error:  # noqa: BLE001 - the container answers for whatever the user's code raises
             return self._error_reply(error)
-        answer, answer_type = result if isinstance(result, tuple) else (result, accept)
         try:
-            return Reply(200, answer_type, _as_bytes(answer), context.response_headers)
+            return Reply(200, str(answer_type), _as_bytes(answer), context.response_headers)
         except (TypeError, ValueError):
             write_line(traceback.format_exc())
             return Reply(503, "text/plain", b"Unsupported model output data type.")

@@ -3,6 +3,7 @@
 Sources: docs.aws.amazon.com/lambda/latest/dg/invocation-async-retain-records.html and invocation-async-add-dlq.html.
 """
 
+import logging
 from typing import Any
 
 from moto.core.exceptions import ServiceException
@@ -12,6 +13,8 @@ from moto.sqs.models import sqs_backends
 from opslib.rehearsal.calls import ACCOUNT_ID, ServiceError
 from opslib.rehearsal.gateway.actions import Need
 from opslib.rehearsal.identity import assume_role, require_permission
+
+logger = logging.getLogger(__name__)
 
 _ACTIONS = {"sqs": ("sqs:SendMessage", "SendMessage on SQS"), "sns": ("sns:Publish", "Publish on SNS")}
 
@@ -46,6 +49,8 @@ def deliver(role_arn: str, arn: str, body: str, attributes: dict[str, tuple[str,
             sns_backends[ACCOUNT_ID][region].publish(body, arn, None, message_attributes=_for_sns(attributes))
     except ServiceException:  # it is gone, or takes no message of this size
         return False
+    except Exception:  # a subscriber's failure, which moto meets at once, is not the topic's
+        logger.warning("a subscriber of %s could not be told", arn, exc_info=True)
     return True
 
 
