@@ -7,7 +7,8 @@ It trains a small drawn set, deploys it on one instance behind a function, finds
 rehearsal from /proc. A process is flat when the slope of its memory is no more than three times the slope's own
 standard error, or below a hundredth of its size in an hour, and when it has no more files open at rest after the load
 than it had at rest before: connections come and go with the load and close when they are idle, a leak stays. Nor may
-there be more processes.
+there be more processes. Requests fail on a machine that is busy with something else, too: so the minutes in which some
+failed are told, and the seconds that the host took from this machine.
 """
 
 import argparse
@@ -108,6 +109,11 @@ def open_files(pid: int) -> Iterator[str]:
             yield target if target.startswith("/") else target.partition(":")[0]
 
 
+def stolen_seconds() -> float:
+    """Return the seconds that the host gave to other machines, of all cores, since this one started."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=9)[8]) / os.sysconf("SC_CLK_TCK")
+
+
 def is_flat(growth: dict[str, object]) -> bool:
     """Tell whether a process does not grow: not more than its noise, or than a hundredth in an hour."""
     return growth["slope"] <= max(3 * growth["error"], growth["rss_mib"] / 100) and not growth["files_more"]
@@ -121,7 +127,7 @@ def measure(directory: Path, minutes: float, share: float, server: int) -> dict[
     knee = load.find_knee(target)
     rate = share * knee.max_rps
     print(f"one instance takes {knee.max_rps:.1f} requests/s; {minutes:g} minutes at {rate:.1f} follow", flush=True)
-    before = files_at_rest(server)
+    before, stolen = files_at_rest(server), stolen_seconds()
     with watched(server) as processes:
         report = load.run_load(target, load.LoadPlan.constant(rate, minutes * 60))
     after = files_at_rest(server)
@@ -135,12 +141,20 @@ def measure(directory: Path, minutes: float, share: float, server: int) -> dict[
         "rate_rps": rate,
         "requests": report.requests,
         "failed": report.requests - report.answered,
+        "failed_by_minute": failed_by_minute(report),
+        "stolen_seconds": round(stolen_seconds() - stolen, 1),
         "p95_ms": report.p95_ms,
         "processes": rows,
         "processes_more": len(after) - len(before),
         "flat": all(map(is_flat, rows.values())) and len(after) <= len(before),
         "left": len(sweeping.sweep(run).leftovers),
     }
+
+
+def failed_by_minute(report: load.LoadReport) -> dict[int, int]:
+    """Return the minutes of the load in which requests failed, and how many."""
+    moments = zip(report.due, report.outcomes, strict=True)
+    return dict(sorted(Counter(int(due // 60) for due, outcome in moments if outcome != load.ANSWERED).items()))
 
 
 def show(figures: dict[str, object]) -> None:
