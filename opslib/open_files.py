@@ -10,5 +10,5 @@ def allow_open_files(count: int = ENOUGH) -> None:
     """Raise this process's own limit of open files to `count`, or as far as the system lets it; never lower it."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
-    if soft not in {resource.RLIM_INFINITY, wanted} and soft < wanted:
+    if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -7,29 +7,11 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.rehearsal.serving import unique, until
+from tests.rehearsal.serving import unique
+from tests.rehearsal.topics import topic  # noqa: F401 - a fixture
 
 METRIC = {"Namespace": "own", "MetricName": "errors", "Dimensions": [{"Name": "model", "Value": "dogs"}]}
 RULE = {"Period": 60, "EvaluationPeriods": 1, "Threshold": 1.0, "ComparisonOperator": "GreaterThanThreshold"}
-
-
-@pytest.fixture
-def topic(rehearsal):
-    """Return a topic and a function that waits for the next message that it was told."""
-    sns, sqs = boto3.client("sns"), boto3.client("sqs")
-    arn = sns.create_topic(Name=unique("topic"))["TopicArn"]
-    url = sqs.create_queue(QueueName=unique("queue"))["QueueUrl"]
-    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue)
-
-    def next_message() -> dict:
-        [message] = until(lambda: sqs.receive_message(QueueUrl=url).get("Messages"))
-        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-        return json.loads(message["Body"])
-
-    yield arn, next_message
-    sns.delete_topic(TopicArn=arn)
-    sqs.delete_queue(QueueUrl=url)
 
 
 @pytest.fixture
@@ -47,7 +29,7 @@ def put(rehearsal):
         cloudwatch.delete_alarms(AlarmNames=[name])
 
 
-def test_a_topic_is_told_when_the_state_changes_and_only_then(topic, put):
+def test_a_topic_is_told_when_the_state_changes_and_only_then(topic, put):  # noqa: F811
     cloudwatch, (arn, next_message) = boto3.client("cloudwatch"), topic
     name = put(AlarmActions=[arn], OKActions=[arn, f"{arn}-that-is-not-there"])
     for state in ("ALARM", "ALARM", "OK"):

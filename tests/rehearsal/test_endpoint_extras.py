@@ -9,6 +9,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.rehearsal.serving import IMAGE, pack_model, settled, unique, until
+from tests.rehearsal.topics import topic  # noqa: F401 - a fixture
 
 INFERENCE = """
 import json, os, pathlib, time
@@ -137,27 +138,12 @@ def test_asynchronous_requests_are_answered_in_s3(place, deploy):
     assert json.loads(content(reply["OutputLocation"]))["text"] == "dog"
 
 
-@pytest.fixture
-def topic(rehearsal):
-    """Return a topic and a function that waits for the next message that it was told."""
-    sns, sqs = boto3.client("sns"), boto3.client("sqs")
-    arn = sns.create_topic(Name=unique("topic"))["TopicArn"]
-    url = sqs.create_queue(QueueName=unique("queue"))["QueueUrl"]
-    queue = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-    sns.subscribe(TopicArn=arn, Protocol="sqs", Endpoint=queue, Attributes={"RawMessageDelivery": "true"})
+def test_topics_are_told_how_asynchronous_requests_ended(place, deploy, topic):  # noqa: F811
+    arn, next_envelope = topic
 
     def next_message() -> dict:
-        [message] = until(lambda: sqs.receive_message(QueueUrl=url).get("Messages"))
-        sqs.delete_message(QueueUrl=url, ReceiptHandle=message["ReceiptHandle"])
-        return json.loads(message["Body"])
+        return json.loads(next_envelope()["Message"])
 
-    yield arn, next_message
-    sns.delete_topic(TopicArn=arn)
-    sqs.delete_queue(QueueUrl=url)
-
-
-def test_topics_are_told_how_asynchronous_requests_ended(place, deploy, topic):
-    arn, next_message = topic
     include = ["SUCCESS_NOTIFICATION_TOPIC", "ERROR_NOTIFICATION_TOPIC"]
     told = {"SuccessTopic": arn, "ErrorTopic": arn, "IncludeInferenceResponseIn": include}
     output = {"S3OutputPath": f"s3://{place[0]}/answers", "NotificationConfig": told}

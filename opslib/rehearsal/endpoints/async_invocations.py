@@ -208,10 +208,8 @@ class AsyncInvocations:
     def _expire(self, request: QueuedRequest) -> None:
         hosting = self._find(request.call.region, request.call.params["EndpointName"])
         if hosting is not None:
-            variant, reason = (
-                hosting.choose(),
-                "Request expired: it was in the queue for longer than RequestTTLSeconds.",
-            )
+            variant = hosting.choose()
+            reason = "Request expired: it was in the queue for longer than RequestTTLSeconds."
             self._observe(request, variant, "ExpiredRequests", 1, "Count")
             _write_failure(request, hosting, reason)
             self._notify(request, hosting, variant, reply=None, reason=reason)

@@ -4,6 +4,7 @@ An instance is a process here. It is treated as SageMaker treats a container: it
 traffic, is pinged from then on, and is replaced when it dies, fails its pings or does not answer within 60 seconds.
 """
 
+import math
 import os
 import secrets
 import shutil
@@ -36,6 +37,8 @@ _PING_SECONDS = 2.0
 _MOST_MISSED_PINGS = 3
 _LONGEST_PAUSE_SECONDS = 30.0
 """Between two attempts to replace a container."""
+_DISK_SECONDS = 60.0
+"""Between two looks at all of a container's files, thousands where packages were installed."""
 _MODEL_SERVER = Path(__file__).with_name("model_server.py")
 
 
@@ -75,6 +78,7 @@ class ModelInstance:
         """Give the instance an id; nothing is started yet. `on_healthy` is called whenever it can get traffic."""
         self.outstanding = 0
         self.healthy = False
+        self._disk = -math.inf, 0.0
         self._model = container
         self._on_healthy = on_healthy
         self._write_log = container.open_log(f"i-0{secrets.token_hex(8)}")
@@ -161,7 +165,14 @@ class ModelInstance:
         return seconds, size_bytes
 
     def disk_share(self) -> float:
-        """Return how much of the disk its files take, 0 to 1."""
+        """Return how much of the disk its files take, 0 to 1, as it was at most a minute ago."""
+        measured, share = self._disk
+        if time.monotonic() - measured < _DISK_SECONDS:
+            return share
+        self._disk = time.monotonic(), self._measured_disk_share()
+        return self._disk[1]
+
+    def _measured_disk_share(self) -> float:
         try:
             total_bytes = shutil.disk_usage(self._directory).total
         except OSError:  # it was closed meanwhile
