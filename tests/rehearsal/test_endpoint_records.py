@@ -113,7 +113,12 @@ def test_tags_of_names_with_capitals_are_changed_and_listed(endpoint, model):
     arn = sagemaker.describe_model(ModelName=model)["ModelArn"]
     one = [{"Key": "a", "Value": "b"}]
     assert sagemaker.add_tags(ResourceArn=arn, Tags=one)["Tags"] == one
-    for gone in (f"{arn}x", arn.replace(":model/", ":pipeline/"), arn.replace(":model/", ":nothing/")):
+    for gone in (
+        f"{arn}x",
+        arn.replace(":model/", ":pipeline/"),
+        arn.replace(":model/", ":nothing/"),
+        arn.replace(":model/", ":list-model/"),
+    ):
         with pytest.raises(ClientError, match=r"ValidationException.*Could not find"):
             sagemaker.list_tags(ResourceArn=gone)
 

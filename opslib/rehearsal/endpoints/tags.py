@@ -57,7 +57,8 @@ def _find(call: Call) -> Any:
     arn = call.params["ResourceArn"]
     kind, _, name = arn.rpartition(":")[2].partition("/")
     store = getattr(sagemaker_backends[ACCOUNT_ID][call.region], _STORES.get(kind, f"{kind.replace('-', '_')}s"), {})
-    found = next((one for known, one in list(store.items()) if known.lower() == name.lower()), None)
+    records = list(store.items()) if isinstance(store, dict) else []  # or a method of moto's
+    found = next((one for known, one in records if known.lower() == name.lower()), None)
     if found is None:
         raise ServiceError("ValidationException", f'Could not find {kind} "{arn}".')
     return found[0] if isinstance(found, list) else found
